@@ -1,0 +1,57 @@
+"""Images, boxes and masks on their way into the network: resize, flip, crop, pad."""
+
+import numpy as np
+from PIL import Image
+
+
+def resized_size(height, width, min_size, max_size) -> tuple:
+    """Height and width with the short side at `min_size`, or less so that the long side is at most `max_size`.
+
+    The rule and the rounding of Detectron2's ResizeShortestEdge. Never below 1 pixel.
+    """
+    scale = min_size / min(height, width)
+    height, width = (min_size, scale * width) if height < width else (scale * height, min_size)
+    shrink = min(1, max_size / max(height, width))
+    return max(1, int(height * shrink + 0.5)), max(1, int(width * shrink + 0.5))
+
+
+def resize(image, height, width) -> np.ndarray:
+    """The uint8 image (H, W, 3) as (height, width, 3): Pillow's bilinear with antialias (Detectron2)."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def flip(image, boxes, masks) -> tuple:
+    """Image (H, W, C), boxes (N, 4) and masks (N, M, M) with left and right exchanged.
+
+    The masks may cover the image or be cropped to their boxes: both turn in the same way.
+    """
+    y1, x1, y2, x2 = boxes.T
+    width = image.shape[1]
+    return image[:, ::-1], np.stack([y1, width - x2, y2, width - x1], axis=1), masks[:, :, ::-1]
+
+
+def crop_masks(masks, boxes, side) -> np.ndarray:
+    """Each mask as seen through its box: how much of each of side x side cells it covers.
+
+    Args:
+        masks: (N, H, W) bool.
+        boxes: (N, 4) y1, x1, y2, x2, pixels of the masks, inside them and with an area.
+
+    Returns:
+        (N, side, side) uint8, 0 (nothing) to 255 (all).
+    """
+    crops = np.zeros((len(masks), side, side), np.uint8)
+    for crop, mask, (y1, x1, y2, x2) in zip(crops, masks, boxes, strict=True):
+        # Cut out whole pixels first: a resize of the whole mask would cost its whole area.
+        top, left = int(y1), int(x1)
+        part = Image.fromarray(mask[top : int(np.ceil(y2)), left : int(np.ceil(x2))].astype(np.uint8) * 255)
+        window = (x1 - left, y1 - top, x2 - left, y2 - top)
+        crop[:] = part.resize((side, side), Image.Resampling.BILINEAR, box=window)
+    return crops
+
+
+def pad(image, height, width) -> np.ndarray:
+    """The image (H, W, C) with zeros to its right and below, (height, width, C)."""
+    padded = np.zeros((height, width, image.shape[2]), image.dtype)  # ten times as fast as np.pad
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded

@@ -1,0 +1,197 @@
+"""CocoDataset: real pictures, every form of mask, and every mistake in a file."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from maskrcnn_edu.datasets import CocoDataset
+from maskrcnn_edu.errors import InputError
+
+SAMPLE = Path(__file__).parents[3] / "shared" / "coco_sample"
+needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"needs the COCO sample at {SAMPLE}")
+
+SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]
+
+
+def annotation(id=1, **changes):
+    return {
+        "id": id, "image_id": 70, "category_id": 5, "bbox": [2, 1, 4, 4], "segmentation": [SQUARE], "area": 16,
+        "iscrowd": 0, **changes,
+    }  # fmt: skip
+
+
+def content(*annotations):
+    return {
+        "images": [
+            {"id": 70, "file_name": "a.png", "height": 10, "width": 8},
+            {"id": 3, "file_name": "b.png", "height": 10, "width": 8},
+        ],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 5, "name": "airplane"}],
+        "annotations": list(annotations),
+    }
+
+
+def write(directory, parsed, files=("a.png", "b.png")):
+    (directory / "annotations").mkdir()
+    (directory / "val2017").mkdir()
+    text = parsed if isinstance(parsed, str) else json.dumps(parsed)
+    (directory / "annotations" / "instances_val2017.json").write_text(text)
+    for name in files:
+        Image.fromarray(np.zeros((10, 8, 3), np.uint8)).save(directory / "val2017" / name)
+    return directory
+
+
+def test_every_form_of_mask(tmp_path):
+    mask = np.zeros((10, 8), np.uint8, order="F")
+    mask[1:5, 2:6] = 1
+    packed = rle.encode(mask)["counts"].decode()
+    runs = [21, 4, 6, 4, 6, 4, 6, 4, 25]  # down the columns, background first
+    dataset = CocoDataset(
+        write(
+            tmp_path,
+            content(
+                annotation(1),
+                annotation(2, segmentation={"size": [10, 8], "counts": runs}, category_id=90),
+                annotation(3, segmentation={"size": [10, 8], "counts": packed}, iscrowd=1),
+            ),
+        )
+    )
+    found = dataset.instances(0)
+    assert dataset.class_names == ["background", "airplane", "toothbrush"] and dataset.category_ids == [None, 5, 90]
+    assert found.classes.tolist() == [1, 2, -1]
+    for one in found.masks:
+        np.testing.assert_array_equal(one, mask.astype(bool))
+    np.testing.assert_array_equal(found.boxes, [[1, 2, 5, 6]] * 3)
+
+
+def test_images_without_annotations_stay(tmp_path):
+    dataset = CocoDataset(write(tmp_path, content(annotation())))
+    assert len(dataset) == 2 and dataset.image_id(1) == 3 and dataset.path(1) == tmp_path / "val2017" / "b.png"
+    assert len(dataset.instances(1).classes) == 0
+
+
+def test_only_cocos_own_two_annotations_may_lack_an_area(tmp_path):
+    parsed = content(annotation(918, image_id=200365, bbox=[296.65, 388.33, 1.03, 0.0]))
+    parsed["images"][0]["id"] = 200365
+    assert len(CocoDataset(write(tmp_path, parsed)).instances(0).classes) == 0
+
+
+def drop(parsed, kind, key):
+    del parsed[kind][0][key]
+    return parsed
+
+
+def change(kind, **changes):
+    parsed = content(annotation())
+    parsed[kind][0].update(changes)
+    return parsed
+
+
+def with_segmentation(segmentation):
+    return content(annotation(12, segmentation=segmentation))
+
+
+@pytest.mark.parametrize(
+    "parsed, words",
+    [
+        ("{", "not valid JSON"),
+        ("[]", '"images" is missing'),
+        ({"images": [], "categories": []}, '"annotations" is missing'),
+        ({"images": {}, "categories": [], "annotations": []}, '"images" is missing'),
+        (drop(content(annotation()), "images", "height"), '"height"'),
+        (drop(content(annotation()), "categories", "name"), '"name"'),
+        (drop(content(annotation(12)), "annotations", "bbox"), '(id 12) has no "bbox"'),
+        (drop(content(annotation(12)), "annotations", "id"), 'has no "id"'),
+        (change("images", id="x"), "id 'x'"),
+        (change("images", width=0), "image 70 has height, width"),
+        (change("annotations", id=[1]), "id [1]"),
+        (content(annotation(12), annotation(12)), "id 12 comes twice"),
+        (content(annotation(12, image_id=71)), "annotation 12 has image_id 71"),
+        (content(annotation(12, category_id=6)), "annotation 12 has category_id 6"),
+        (content(annotation(12, iscrowd=2)), "annotation 12 has iscrowd 2"),
+        (content(annotation(12, bbox=[2, 1, 0, 4])), "annotation 12 has bbox [2, 1, 0, 4] without an area"),
+        (content(annotation(12, bbox=[2, 1, 4, -1])), "without an area"),
+        (content(annotation(12, bbox=[2, 1, float("nan"), 4])), "annotation 12 has bbox"),
+        (content(annotation(12, bbox=[2, 1, float("inf"), 4])), "annotation 12 has bbox"),
+        (content(annotation(12, bbox=[2, 1, 4])), "annotation 12 has bbox"),
+        (content(annotation(12, bbox=[2, 1, "4", 4])), "annotation 12 has bbox"),
+        (with_segmentation([]), "annotation 12 has no segmentation"),
+        (with_segmentation(None), "annotation 12 has no segmentation"),
+        (with_segmentation([[1, 2, 3, 4]]), "annotation 12 has a polygon"),
+        (with_segmentation([SQUARE, [*SQUARE, 1]]), "annotation 12 has a polygon"),
+        (with_segmentation([[*SQUARE[:-1], float("nan")]]), "annotation 12 has a polygon"),
+        (with_segmentation([[*SQUARE[:-1], 1e12]]), "annotation 12 has a polygon far outside"),
+        (with_segmentation(SQUARE), "annotation 12 has a polygon"),
+        (with_segmentation({"size": [8, 10], "counts": [80]}), "annotation 12 has RLE of size [8, 10]"),
+        (with_segmentation({"size": [10, 8], "counts": [81]}), "annotation 12 has RLE counts for 81 pixels"),
+        (with_segmentation({"size": [10, 8], "counts": [90, -10]}), "annotation 12 has RLE counts"),
+        (with_segmentation({"size": [10, 8]}), "annotation 12 has RLE counts"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, parsed, words):
+    with pytest.raises(InputError) as error:
+        CocoDataset(write(tmp_path, parsed))
+    assert words in str(error.value) and "instances_val2017.json" in str(error.value)
+
+
+def test_broken_compressed_rle_is_named(tmp_path):
+    dataset = CocoDataset(write(tmp_path, with_segmentation({"size": [10, 8], "counts": "oooo111"})))
+    with pytest.raises(InputError, match="annotation 12 has a segmentation that cannot be decoded"):
+        dataset.instances(0)
+
+
+def test_missing_directory_and_split(tmp_path):
+    with pytest.raises(InputError, match=r"instances_val2017\.json: there is no such"):
+        CocoDataset(tmp_path / "nowhere")
+    write(tmp_path, content())
+    with pytest.raises(InputError, match=r"instances_train2017\.json"):
+        CocoDataset(tmp_path, "train2017")
+
+
+def test_missing_image_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"b\.png.*image 3"):
+        CocoDataset(write(tmp_path, content(), files=["a.png"]))
+
+
+def test_missing_image_folder_is_named(tmp_path):
+    write(tmp_path, content(), files=[])
+    (tmp_path / "val2017").rmdir()
+    with pytest.raises(InputError, match="val2017: there is no such folder"):
+        CocoDataset(tmp_path)
+
+
+def test_image_of_another_size_is_named(tmp_path):
+    dataset = CocoDataset(write(tmp_path, content()))
+    Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(dataset.path(0))
+    with pytest.raises(InputError, match=r"a\.png.*8 x 10.*10 x 8"):
+        dataset.image(0)
+
+
+def test_checking_is_fast_enough_for_coco(tmp_path):
+    write(tmp_path, content(*(annotation(k, segmentation=[SQUARE * 4]) for k in range(50_000))))
+    started = time.perf_counter()
+    CocoDataset(tmp_path)
+    assert time.perf_counter() - started < 5  # COCO has 860,000: under a minute and a half even on a slow machine
+
+
+@needs_sample
+@pytest.mark.parametrize("split, images, objects", [("train2017", 32, 288), ("val2017", 6, 136)])
+def test_real_coco(split, images, objects):
+    dataset = CocoDataset(SAMPLE, split)
+    reference = COCO(dataset.file)
+    assert len(dataset) == images and len(dataset.class_names) == 81
+    count = 0
+    for i in range(len(dataset)):
+        found = dataset.instances(i, dataset.image(i).shape[:2])
+        count += len(found.classes)
+        expected = reference.imgToAnns[dataset.image_id(i)]
+        for mask, k, entry in zip(found.masks, found.classes, expected, strict=True):
+            np.testing.assert_array_equal(mask, reference.annToMask(entry))
+            assert dataset.category_ids[abs(k)] == entry["category_id"] and (k < 0) == entry["iscrowd"]
+    assert count == objects
