@@ -1,0 +1,50 @@
+"""Mask R-CNN to learn from and to keep using.
+
+The names below are the public surface; each loads its file when it is first used.
+"""
+
+import importlib
+import multiprocessing
+import sys
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CocoDataset": "datasets",
+    "ConcatenatedDataset": "datasets",
+    "Config": "config",
+    "Dataset": "datasets",
+    "Detections": "model",
+    "InputError": "errors",
+    "MaskRCNN": "model",
+    "ShapesDataset": "datasets",
+    "Subset": "datasets",
+    "evaluate": "evaluation",
+    "files": "shipped",
+    "loader": "datasets",
+    "read_image": "datasets",
+}
+_MODULES = (
+    "anchors", "backbone", "boxes", "datasets", "evaluation", "heads", "losses", "masks", "plots", "proposals",
+    "roi_align", "targets", "training",
+)  # fmt: skip
+__all__ = sorted([*_HOME, *_MODULES])
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"maskrcnn_edu.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'maskrcnn_edu' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"maskrcnn_edu.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return __all__
+
+
+# Keras opens a saved model only once its class is registered, so `import maskrcnn_edu` registers it. The command line
+# (whose --help should not wait for TensorFlow) and the loader's worker processes (which never see a model) do without.
+if multiprocessing.parent_process() is None and Path(sys.argv[0]).stem != "maskrcnn-edu":
+    importlib.import_module("maskrcnn_edu.model")

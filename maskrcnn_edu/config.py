@@ -1,0 +1,294 @@
+"""Config: every number of Mask R-CNN that the paper and the reference systems name."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from maskrcnn_edu.errors import InputError
+
+
+def _field(default, doc):
+    return dataclasses.field(default=default, metadata={"doc": doc})
+
+
+# Values that a field written in words may take.
+CHOICES = {
+    "backbone_norm": ("frozen", "batch", "sync", "group", "none"),
+    "fpn_norm": ("batch", "sync", "group", "none"),
+    "head_norm": ("batch", "sync", "group", "none"),
+    "roi_sampler": ("roi_align", "roi_pool", "crop_and_resize"),
+    "mask_activation": ("sigmoid", "softmax"),
+    "mask_paste": ("detectron2", "torchvision"),
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("steps", "cosine"),
+}
+# Fields that may be 0; every other number must be positive.
+MAY_BE_ZERO = {
+    "sampling_ratio", "rpn_min_size", "rpn_smooth_l1_beta", "box_smooth_l1_beta", "detection_score_threshold",
+    "rpn_negative_threshold", "weight_decay", "momentum", "warmup_steps", "gradient_clip", "pixel_mean", "loss_weights",
+}  # fmt: skip
+# Fields that are a share or a threshold: between 0 and 1.
+FRACTIONS = {
+    "rpn_positive_threshold", "rpn_negative_threshold", "rpn_positive_fraction", "rpn_nms_threshold", "roi_threshold",
+    "roi_positive_fraction", "detection_score_threshold", "detection_nms_threshold", "mask_threshold", "momentum",
+    "warmup_factor",
+}  # fmt: skip
+MAY_BE_EMPTY = {"box_conv_channels", "mask_conv_channels", "lr_steps"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A frozen record of every setting; `dataclasses.replace(config, field=value)` makes a changed copy.
+
+    The defaults are Detectron2's Mask R-CNN R50-FPN (base configuration and 1x schedule) where it agrees with the
+    paper, and the source is named where they are not. Paper: He et al., Mask R-CNN, 2017; FPN: Lin et al., Feature
+    Pyramid Networks, 2017; Faster R-CNN: Ren et al., 2015. Lengths are pixels of the network's input.
+
+    Raises:
+        InputError (a ValueError): a value that cannot be, with the field's name.
+    """
+
+    # Classes
+    num_classes: int = _field(81, "Classes, background (0) included. COCO: 80 + 1.")
+
+    # The image on its way in
+    image_min_size: int = _field(800, "The short side is resized to this (FPN section 5.1) ...")
+    image_max_size: int = _field(1333, "... unless the long side would pass this (Detectron2, torchvision).")
+    size_divisor: int = _field(
+        32, "Images are padded right and below to a multiple of this: the coarsest stride of FPN."
+    )
+    pixel_mean: tuple = _field((123.675, 116.28, 103.53), "Subtracted from RGB 0..255 (torchvision, Detectron2).")
+    pixel_std: tuple = _field(
+        (58.395, 57.12, 57.375), "Divides what is left (torchvision; Detectron2's ResNets use 1)."
+    )
+    max_instances: int = _field(100, "Slots for ground truth in an image (the seed's MAX_GT_INSTANCES).")
+    mask_crop_size: int = _field(
+        56, "Ground-truth masks travel cropped to their box at this side (the seed's mini masks)."
+    )
+    horizontal_flip: bool = _field(True, "Flip half of the training images left to right (FPN section 5.1).")
+
+    # Backbone: ResNet (He et al., 2016) and FPN
+    stem_channels: int = _field(64, "Channels of the 7 x 7 convolution that starts a ResNet.")
+    bottleneck: bool = _field(True, "Blocks of 1x1, 3x3, 1x1 convolutions; False: two 3x3, as in ResNet-18 and 34.")
+    stage_blocks: tuple = _field((3, 4, 6, 3), "Blocks a stage, from C2: ResNet-50 (3,4,6,3), ResNet-101 (3,4,23,3).")
+    stage_channels: tuple = _field((256, 512, 1024, 2048), "Channels that each stage puts out.")
+    stride_in_1x1: bool = _field(
+        True, "The block's stride sits in its first 1x1 (paper, Detectron2), not in the 3x3 (torchvision)."
+    )
+    backbone_norm: str = _field(
+        "frozen", "frozen | batch | sync | group | none. Frozen: fine-tuning (paper). Sync: over all devices."
+    )
+    norm_epsilon: float = _field(1e-5, "Added to the variance in every norm (Detectron2 1e-5, the seed 1e-3).")
+    fpn_channels: int = _field(256, "Channels of every pyramid level (FPN section 4).")
+    fpn_norm: str = _field("none", "Norm after each FPN convolution: batch | sync | group | none (paper: none).")
+    extra_level: bool = _field(True, "One more, coarser level by subsampling (P6; FPN section 4.1). RPN only.")
+
+    # Anchors and region proposals
+    anchor_sizes: tuple = _field(
+        (32, 64, 128, 256, 512), "Side of the square anchor on each level, finest first (FPN 4.1)."
+    )
+    anchor_ratios: tuple = _field((0.5, 1.0, 2.0), "Height / width of the anchors of a cell (Faster R-CNN 3.1.1).")
+    rpn_channels: int = _field(256, "Channels inside the RPN head (FPN 256, the seed 512).")
+    rpn_convs: int = _field(1, "3x3 convolutions in the RPN head (torchvision v2: 2).")
+    rpn_positive_threshold: float = _field(0.7, "Anchors of at least this IoU are positive (Faster R-CNN 3.1.2).")
+    rpn_negative_threshold: float = _field(0.3, "Anchors below this IoU are negative (Faster R-CNN 3.1.2).")
+    rpn_batch_size: int = _field(256, "Anchors sampled for the loss, an image (Faster R-CNN 3.1.3).")
+    rpn_positive_fraction: float = _field(0.5, "At most this share of them positive (Faster R-CNN 3.1.3).")
+    rpn_smooth_l1_beta: float = _field(0.0, "Where smooth L1 turns linear; 0 is plain L1 (torchvision 1/9).")
+    rpn_nms_threshold: float = _field(0.7, "Proposals above this IoU with a better one are dropped (Faster R-CNN 3.3).")
+    rpn_min_size: float = _field(0.0, "Proposals with a side not above this are dropped (torchvision 1e-3).")
+    proposals_per_level_training: int = _field(2000, "Best proposals a level before NMS, training (Detectron2).")
+    proposals_training: int = _field(
+        1000, "Best proposals an image after NMS, training (Detectron2; torchvision 2000)."
+    )
+    proposals_per_level: int = _field(1000, "Best proposals a level before NMS, detection (FPN section 5.1.1).")
+    proposals: int = _field(1000, "Best proposals an image after NMS, detection (paper section 3.1).")
+
+    # Regions of interest
+    roi_sampler: str = _field(
+        "roi_align", "roi_align (paper section 3) | roi_pool (Fast R-CNN) | crop_and_resize (the seed)."
+    )
+    sampling_ratio: int = _field(
+        2, "Samples a bin and axis in RoIAlign (torchvision 2); 0: as many as cells (Detectron2)."
+    )
+    roi_aligned: bool = _field(
+        True, "Shift RoIs by half a cell, so that cell centres are at .5 (Detectron2; torchvision not)."
+    )
+    roi_canonical_size: int = _field(224, "A RoI of this side is read from the canonical level (FPN equation 1).")
+    roi_canonical_level: int = _field(4, "k0 of FPN equation 1.")
+    roi_batch_size: int = _field(512, "RoIs sampled for the heads' losses, an image (FPN section 5.2).")
+    roi_positive_fraction: float = _field(0.25, "At most this share of them positive (paper section 3.1).")
+    roi_threshold: float = _field(0.5, "RoIs of at least this IoU are positive (paper section 3.1).")
+
+    # Box head
+    box_pool_size: int = _field(7, "Side of the RoI feature that the box head reads.")
+    box_conv_channels: tuple = _field((), "Convolutions before the dense layers (torchvision v2: four of 256).")
+    box_fc_channels: tuple = _field((1024, 1024), "Dense layers (FPN section 4.2).")
+    head_norm: str = _field("none", "Norm after the convolutions of the heads: batch | sync | group | none.")
+    box_delta_weights: tuple = _field((10.0, 10.0, 5.0, 5.0), "Scale of dy, dx, dh, dw in the box head (Fast R-CNN).")
+    box_smooth_l1_beta: float = _field(0.0, "Where smooth L1 turns linear; 0 is plain L1 (torchvision 1/9).")
+
+    # Mask head
+    mask_head: bool = _field(True, "False: Faster R-CNN, boxes only.")
+    mask_pool_size: int = _field(14, "Side of the RoI feature that the mask head reads; masks come out twice as large.")
+    mask_conv_channels: tuple = _field((256, 256, 256, 256), "Convolutions before the deconvolution (paper figure 4).")
+    class_agnostic_masks: bool = _field(
+        False, "One mask for all classes instead of one a class (paper section 4.1, table 2)."
+    )
+    mask_activation: str = _field("sigmoid", "sigmoid | softmax over the classes, which compete then (paper table 2b).")
+
+    # Detections
+    detection_score_threshold: float = _field(0.05, "Detections must score above this (Detectron2, torchvision).")
+    detection_nms_threshold: float = _field(0.5, "NMS within a class (Detectron2, torchvision; the seed 0.3).")
+    max_detections: int = _field(100, "Best detections an image (paper section 3.1).")
+    mask_threshold: float = _field(0.5, "A pixel belongs to a mask from this probability on (paper section 3.1).")
+    mask_paste: str = _field("detectron2", "detectron2 | torchvision: how masks are resized into their box.")
+
+    # Training
+    batch_size: int = _field(16, "Images a step (Detectron2, 8 GPUs x 2).")
+    optimizer: str = _field("sgd", "sgd (with momentum) | adamw.")
+    learning_rate: float = _field(0.02, "Peak learning rate, for batch_size images a step (Goyal et al., 2017).")
+    momentum: float = _field(0.9, "Of SGD.")
+    weight_decay: float = _field(1e-4, "L2 on kernels, not on norms and biases.")
+    gradient_clip: float = _field(0.0, "Largest global norm of the gradient; 0: no clipping.")
+    train_steps: int = _field(90_000, "Steps of a training run (Detectron2's 1x).")
+    warmup_steps: int = _field(1000, "Steps of linear warm-up.")
+    warmup_factor: float = _field(0.001, "The learning rate starts at this share of its peak.")
+    schedule: str = _field("steps", "steps: divide by 10 at lr_steps | cosine: to 0 over train_steps.")
+    lr_steps: tuple = _field((2 / 3, 8 / 9), "Where to divide the learning rate, as shares of train_steps.")
+    loss_weights: tuple = _field((1.0, 1.0, 1.0, 1.0, 1.0), "Of RPN class, RPN box, class, box, mask (the seed).")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        self._check_together()
+
+    def _check_together(self):
+        """Conditions that involve more than one field."""
+        if self.num_classes < 2:
+            raise InputError(
+                f"Config.num_classes is {self.num_classes}; it counts the background too, so give at least 2."
+            )
+        if self.image_max_size < self.image_min_size:
+            raise InputError(
+                f"Config.image_max_size is {self.image_max_size}, below image_min_size {self.image_min_size}; raise it."
+            )
+        if len(self.stage_blocks) != len(self.stage_channels):
+            raise InputError("Config.stage_blocks and Config.stage_channels must have one entry a stage each.")
+        if len(self.anchor_sizes) != self.num_levels:
+            raise InputError(
+                f"Config.anchor_sizes has {len(self.anchor_sizes)} entries; the pyramid has {self.num_levels} levels."
+            )
+        if self.size_divisor % self.strides[-1 - self.extra_level]:
+            raise InputError(
+                f"Config.size_divisor is {self.size_divisor}; it must be a multiple of the backbone's coarsest stride, "
+                f"{self.strides[-1 - self.extra_level]}."
+            )
+        if self.rpn_negative_threshold > self.rpn_positive_threshold:
+            raise InputError("Config.rpn_negative_threshold is above rpn_positive_threshold; lower it.")
+        if self.class_agnostic_masks and self.mask_activation == "softmax":
+            raise InputError(
+                "Config.mask_activation softmax needs one mask a class; set class_agnostic_masks to False."
+            )
+        for name, length in (("pixel_mean", 3), ("pixel_std", 3), ("box_delta_weights", 4), ("loss_weights", 5)):
+            if len(getattr(self, name)) != length:
+                raise InputError(f"Config.{name} needs {length} numbers; it has {len(getattr(self, name))}.")
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the pyramid: one a stage, and the extra one."""
+        return len(self.stage_blocks) + int(self.extra_level)
+
+    @property
+    def strides(self) -> tuple:
+        """Pixels of the input to a cell of each level, finest (P2: 4) first."""
+        return tuple(4 * 2**level for level in range(self.num_levels))
+
+    @property
+    def canvas_size(self) -> int:
+        """Side of the square that training images are padded to: image_max_size, rounded up to size_divisor."""
+        return self.round_up(self.image_max_size)
+
+    def round_up(self, length: int) -> int:
+        """`length` pixels, rounded up to a multiple of size_divisor."""
+        return -(-int(length) // self.size_divisor) * self.size_divisor
+
+    @classmethod
+    def coco(cls, depth: int = 50, **changes) -> "Config":
+        """Detectron2's Mask R-CNN R50-FPN or R101-FPN on COCO, 1x schedule; any field can be changed."""
+        blocks = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+        if depth not in blocks:
+            raise InputError(f"Config.coco: depth is {depth}; choose 50 or 101.")
+        return cls(**{"stage_blocks": blocks[depth], **changes})
+
+    @classmethod
+    def small(cls, **changes) -> "Config":
+        """For photographs on a laptop, from scratch: 256-pixel images, an 11-layer ResNet, batch normalisation."""
+        return cls.tiny(**{
+            "num_classes": 81, "image_min_size": 256, "image_max_size": 320, "stem_channels": 32,
+            "stage_blocks": (1, 1, 1, 1), "stage_channels": (64, 128, 256, 256), "fpn_channels": 96, "rpn_channels": 96,
+            "anchor_sizes": (16, 32, 64, 128), "size_divisor": 32, "roi_canonical_size": 112,
+            "roi_canonical_level": 4, "proposals_training": 200, "proposals": 200, "proposals_per_level": 200,
+            "proposals_per_level_training": 200, "rpn_batch_size": 128, "roi_batch_size": 64,
+            "box_fc_channels": (256, 256), "mask_conv_channels": (64, 64), "batch_size": 4, "max_instances": 60,
+            "learning_rate": 1e-3, "train_steps": 2000,
+            **changes,
+        })  # fmt: skip
+
+    @classmethod
+    def tiny(cls, **changes) -> "Config":
+        """For Shapes on two CPU cores: 128-pixel images, three stages, under a million parameters."""
+        return cls(**{
+            "num_classes": 4, "image_min_size": 128, "image_max_size": 128, "size_divisor": 32, "max_instances": 16,
+            "stem_channels": 16, "bottleneck": False, "stage_blocks": (1, 1, 1), "stage_channels": (32, 64, 128),
+            "backbone_norm": "batch", "fpn_channels": 48, "extra_level": False, "anchor_sizes": (16, 32, 64),
+            "rpn_channels": 48, "rpn_batch_size": 64, "proposals_per_level_training": 100, "proposals_training": 60,
+            "proposals_per_level": 100, "proposals": 60, "roi_canonical_size": 32, "roi_canonical_level": 3,
+            "roi_batch_size": 32, "roi_positive_fraction": 0.33, "box_fc_channels": (128, 128),
+            "mask_conv_channels": (32, 32), "batch_size": 8, "optimizer": "adamw", "learning_rate": 3e-3,
+            "weight_decay": 1e-4, "gradient_clip": 1.0, "train_steps": 1600, "warmup_steps": 100, "warmup_factor": 0.01,
+            "schedule": "cosine", "max_detections": 50,
+            **changes,
+        })  # fmt: skip
+
+
+PRESETS = {"tiny": Config.tiny, "small": Config.small, "coco": Config.coco}
+
+
+def _checked(field, value):
+    """`value` of `field` in the field's own type (lists become tuples), or an InputError with its name."""
+    name, kind = f"Config.{field.name}", type(field.default)
+    if kind is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise InputError(f"{name} is {value!r}; give a list of numbers.")
+        if not value and field.name not in MAY_BE_EMPTY:
+            raise InputError(f"{name} is empty; give at least one number.")
+        whole = field.default and all(isinstance(v, int) for v in field.default)
+        whole = whole or field.name == "box_conv_channels"
+        return tuple(_checked_number(field.name, name, v, int if whole else float) for v in value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; give True or False.")
+        return value
+    if kind is str:
+        if value not in CHOICES[field.name]:
+            raise InputError(f"{name} is {value!r}; choose one of {', '.join(CHOICES[field.name])}.")
+        return value
+    return _checked_number(field.name, name, value, kind)
+
+
+def _checked_number(field_name, name, value, kind):
+    try:
+        number = kind(value)
+        if isinstance(value, bool) or isinstance(value, str) or number != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} is {value!r}; give {'a whole number' if kind is int else 'a number'}.") from None
+    smallest_allowed = number >= 0 if field_name in MAY_BE_ZERO else number > 0
+    if not smallest_allowed or number == float("inf"):
+        raise InputError(
+            f"{name} is {value!r}; it must be {'at least' if field_name in MAY_BE_ZERO else 'above'} 0 and finite."
+        )
+    if field_name in FRACTIONS and number > 1:
+        raise InputError(f"{name} is {value!r}; it must be at most 1.")
+    return number

@@ -1,0 +1,83 @@
+"""The heads: what a RoI's feature says about its class, its box and its mask."""
+
+import keras
+from keras import layers, ops
+
+from maskrcnn_edu.backbone import conv
+
+
+def build_box_head(config) -> keras.Model:
+    """Class and box of a RoI (Faster R-CNN with FPN, section 4.2).
+
+    (N, P, P, C) -> class logits (N, classes) and deltas (N, classes - 1, 4): background has no box.
+    """
+    side = config.box_pool_size
+    feature = x = keras.Input((side, side, config.fpn_channels), name="roi_feature")
+    kind = {"norm_kind": config.head_norm, "epsilon": config.norm_epsilon, "activation": "relu"}
+    for i, channels in enumerate(config.box_conv_channels, start=1):
+        x = conv(x, channels, 3, f"box_conv{i}", **kind)
+    x = layers.Flatten(name="box_flatten")(x)
+    for i, units in enumerate(config.box_fc_channels, start=1):
+        x = layers.Dense(units, "relu", name=f"box_fc{i}")(x)
+    # Small first weights: class probabilities start level, boxes start where the proposals are (Fast R-CNN).
+    logits = layers.Dense(config.num_classes, kernel_initializer=_normal(0.01), name="class_logits", dtype="float32")(x)
+    deltas = layers.Dense(
+        (config.num_classes - 1) * 4, kernel_initializer=_normal(0.001), name="box_deltas", dtype="float32"
+    )(x)  # fmt: skip
+    deltas = layers.Reshape((config.num_classes - 1, 4), name="box_deltas_by_class")(deltas)
+    return keras.Model(feature, [logits, deltas], name="box_head")
+
+
+def build_mask_head(config) -> keras.Model:
+    """Mask of a RoI, given its class: convolutions, a deconvolution that doubles the side, a predictor (figure 4).
+
+    feature (N, P, P, C), classes (N,) from 1 -> mask logits (N, 2P, 2P), or (N, 2P, 2P, classes) for softmax masks.
+    """
+    side = config.mask_pool_size
+    feature = x = keras.Input((side, side, config.fpn_channels), name="roi_feature")
+    classes = keras.Input((), dtype="int32", name="classes")
+    kind = {"norm_kind": config.head_norm, "epsilon": config.norm_epsilon, "activation": "relu"}
+    for i, channels in enumerate(config.mask_conv_channels, start=1):
+        x = conv(x, channels, 3, f"mask_conv{i}", **kind)
+    x = layers.Conv2DTranspose(
+        x.shape[-1], 2, 2, "valid", activation="relu", kernel_initializer="he_normal", name="mask_deconv"
+    )(x)
+    if config.mask_activation == "softmax":  # all classes are needed, since they compete in every pixel
+        logits = layers.Conv2D(
+            config.num_classes, 1, kernel_initializer=_normal(0.001), name="mask_logits", dtype="float32"
+        )(x)
+    else:
+        masks = 1 if config.class_agnostic_masks else config.num_classes - 1
+        logits = MaskPredictor(masks, name="mask_logits", dtype="float32")(x, classes)
+    return keras.Model([feature, classes], logits, name="mask_head")
+
+
+@keras.saving.register_keras_serializable("maskrcnn_edu")
+class MaskPredictor(layers.Layer):
+    """A 1x1 convolution with one output a class, of which only the asked class's is computed.
+
+    x (N, H, W, C), classes (N,) from 1 -> logits (N, H, W). With a single output it serves every class.
+    """
+
+    def __init__(self, masks, **kwargs):
+        super().__init__(**kwargs)
+        self.masks = masks
+
+    def build(self, x_shape, classes_shape):
+        self.kernel = self.add_weight(name="kernel", shape=(self.masks, x_shape[-1]), initializer=_normal(0.001))
+        self.bias = self.add_weight(name="bias", shape=(self.masks,), initializer="zeros")
+
+    def call(self, x, classes):
+        channel = ops.clip(classes, 1, self.masks) - 1  # an empty slot has class 0; nobody looks at its mask
+        kernel, bias = ops.take(self.kernel, channel, axis=0), ops.take(self.bias, channel, axis=0)
+        return ops.einsum("nhwc,nc->nhw", x, kernel) + bias[:, None, None]
+
+    def compute_output_spec(self, x, classes):
+        return keras.KerasTensor(x.shape[:-1], dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "masks": self.masks}
+
+
+def _normal(stddev):
+    return keras.initializers.RandomNormal(stddev=stddev)

@@ -1,0 +1,311 @@
+"""Mask R-CNN: the parts of the other files put together, for training and for detection."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from maskrcnn_edu import boxes, losses, masks, targets
+from maskrcnn_edu.anchors import anchors_by_level
+from maskrcnn_edu.backbone import build_backbone
+from maskrcnn_edu.backend import compiled_call, gather
+from maskrcnn_edu.config import Config
+from maskrcnn_edu.datasets.transforms import pad, resize, resized_size
+from maskrcnn_edu.errors import InputError
+from maskrcnn_edu.heads import build_box_head, build_mask_head
+from maskrcnn_edu.proposals import build_rpn_head, run_rpn_head, select_proposals
+from maskrcnn_edu.roi_align import pool_from_pyramid
+from maskrcnn_edu.training import build_optimizer
+
+LOSSES = ("rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
+
+
+@dataclasses.dataclass
+class Detections:
+    """What was found on one photograph, best first.
+
+    boxes (N, 4) float32 y1 x1 y2 x2 in its pixels; classes (N,) int from 1; scores (N,) float32; masks (N, H, W) bool,
+    or None from a model without a mask head.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.scores)
+
+
+@keras.saving.register_keras_serializable("maskrcnn_edu")
+class MaskRCNN(keras.Model):
+    """Mask R-CNN (He et al., 2017) with a feature pyramid; without its mask head, Faster R-CNN.
+
+    Called on a batch with ground truth, as `mr.loader` gives it, it returns the ingredients of the losses; on a batch
+    of images alone, its detections. Both are dicts of arrays of fixed size. `detect` takes photographs as they are.
+
+    Args:
+        config: a `Config`.
+        class_names: names of the classes, background first; they are saved with the model.
+    """
+
+    def __init__(self, config, class_names=None, name="mask_rcnn", **kwargs):
+        # Boxes and image sizes are inputs too, and bfloat16 could not hold them: the model casts what it wants cast.
+        super().__init__(name=name, autocast=False, **kwargs)
+        if not isinstance(config, Config):
+            raise InputError(f"MaskRCNN takes a Config; it got {type(config).__name__}.")
+        names = class_names or ["background"] + [f"class {i}" for i in range(1, config.num_classes)]
+        if len(names) != config.num_classes:
+            raise InputError(f"class_names has {len(names)} names; Config.num_classes is {config.num_classes}.")
+        self.config, self.class_names = config, [str(name) for name in names]
+        self.backbone = build_backbone(config)
+        self.rpn = build_rpn_head(config)
+        self.box_head = build_box_head(config)
+        self.mask_head = build_mask_head(config) if config.mask_head else None
+        self.loss_means = [keras.metrics.Mean(name=name) for name in LOSSES[: 5 if config.mask_head else 4]]
+        self.built = True
+        self._detect_batch = None
+
+    # The forward pass
+
+    def call(self, batch, training=False):
+        """A batch (dict): image (B, H, W, 3), image_size (B, 2), and for the losses boxes, classes, masks and seed."""
+        pyramid = self.backbone(self.normalise(batch["image"], batch["image_size"]), training=training)
+        logits, deltas = run_rpn_head(self.rpn, pyramid)
+        anchors = anchors_by_level(batch["image"].shape[1:3], self.config)
+        learning = "boxes" in batch
+        per_level, count = self._proposal_counts(training)
+        proposals, scores = select_proposals(
+            logits, deltas, anchors, batch["image_size"], per_level, count, self.config
+        )
+        if learning:
+            rpn = targets.rpn_targets(np.concatenate(anchors), batch, self.config)
+            rpn["logits"] = gather(ops.concatenate(logits, axis=1), rpn["index"])
+            rpn["predicted_deltas"] = gather(ops.concatenate(deltas, axis=1), rpn["index"])
+            return {"rpn": rpn, "heads": self._heads_for_losses(pyramid, proposals, batch, training)}
+        return self._heads_for_detections(pyramid, proposals, scores, batch["image_size"])
+
+    def _proposal_counts(self, training):
+        if training:
+            return self.config.proposals_per_level_training, self.config.proposals_training
+        return self.config.proposals_per_level, self.config.proposals
+
+    def normalise(self, image, image_size):
+        """(image - mean) / std, with 0 in the padding: (B, H, W, 3) 0..255, (B, 2) -> (B, H, W, 3)."""
+        height, width = image.shape[1:3]
+        if height is None or width is None:
+            raise InputError("The images of all batches must have one size while training; use mr.loader.")
+        image = (ops.cast(image, "float32") - np.float32(self.config.pixel_mean)) / np.float32(self.config.pixel_std)
+        size = ops.cast(image_size, "float32")[:, :, None, None]
+        y = ops.cast(ops.arange(height), "float32")[None, :, None] < size[:, 0]
+        x = ops.cast(ops.arange(width), "float32")[None, None, :] < size[:, 1]
+        return ops.cast(ops.where(ops.logical_and(y, x)[..., None], image, 0.0), self.compute_dtype)
+
+    def run_box_head(self, pyramid, rois, training=False):
+        """RoIs (B, R, 4) -> class logits (B, R, C) and deltas (B, R, C - 1, 4)."""
+        feature = pool_from_pyramid(pyramid, rois, self.config.box_pool_size, self.config)
+        logits, deltas = self.box_head(_merge(feature), training=training)
+        return _split(logits, rois.shape[1]), _split(deltas, rois.shape[1])
+
+    def run_mask_head(self, pyramid, rois, classes, training=False):
+        """RoIs (B, R, 4) of known classes (B, R) -> mask logits (B, R, m, m), with all classes last for softmax."""
+        feature = pool_from_pyramid(pyramid, rois, self.config.mask_pool_size, self.config)
+        logits = self.mask_head([_merge(feature), ops.reshape(classes, (-1,))], training=training)
+        return _split(logits, rois.shape[1])
+
+    # Training
+
+    def _heads_for_losses(self, pyramid, proposals, batch, training):
+        heads = targets.roi_targets(proposals, batch, self.config)
+        heads["logits"], heads["predicted_deltas"] = self.run_box_head(pyramid, heads["rois"], training)
+        if self.mask_head:  # only positives have a mask; they come first
+            positives = min(targets.max_positive_rois(self.config), heads["label"].shape[1])
+            rois, matched = heads["rois"][:, :positives], heads["matched"][:, :positives]
+            side = 2 * self.config.mask_pool_size
+            heads["masks"] = targets.mask_targets(
+                gather(batch["masks"], matched), gather(batch["boxes"], matched), rois, side
+            )
+            heads["mask_logits"] = self.run_mask_head(pyramid, rois, heads["class"][:, :positives], training)
+        return heads
+
+    def losses_by_name(self, outputs):
+        """The losses of one batch, from what `call` returned for it: dict of scalars, in the order of LOSSES."""
+        rpn, heads, config = outputs["rpn"], outputs["heads"], self.config
+        values = [
+            losses.rpn_class_loss(rpn["logits"], rpn["label"]),
+            losses.rpn_box_loss(rpn["predicted_deltas"], rpn["deltas"], rpn["label"], config.rpn_smooth_l1_beta),
+            losses.class_loss(heads["logits"], heads["class"], heads["label"]),
+            losses.box_loss(
+                heads["predicted_deltas"], heads["deltas"], heads["class"], heads["label"], config.box_smooth_l1_beta
+            ),
+        ]
+        if self.mask_head:
+            positives = heads["masks"].shape[1]
+            positive = heads["label"][:, :positives] == targets.POSITIVE
+            logits, target = ops.cast(heads["mask_logits"], "float32"), heads["masks"]
+            if config.mask_activation == "softmax":
+                values.append(losses.softmax_mask_loss(logits, target, heads["class"][:, :positives], positive))
+            else:
+                values.append(losses.mask_loss(logits, target, positive))
+        return dict(zip(LOSSES, values, strict=False))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The weighted sum of the losses; `fit` minimises it. Each is a metric by its own name as well."""
+        values = self.losses_by_name(y_pred)
+        for mean, value in zip(self.loss_means, values.values(), strict=True):
+            mean.update_state(value)
+        return sum(weight * value for weight, value in zip(self.config.loss_weights, values.values(), strict=False))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Keras' hook: the running mean of the total and of each loss."""
+        return self.get_metrics_result()
+
+    def compile(self, optimizer=None, **kwargs):
+        """As keras.Model.compile; without an optimizer, the one that the config describes.
+
+        XLA, Keras' default, makes training on TensorFlow twice as slow on a CPU, so there it is off unless asked for.
+        """
+        if keras.backend.backend() == "tensorflow":
+            kwargs.setdefault("jit_compile", False)
+        super().compile(optimizer=optimizer or build_optimizer(self.config), **kwargs)
+
+    def compile_from_config(self, config):
+        """Keras' hook when a saved model is opened: compile again, with the optimizer's state to be filled."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, *args, steps_per_epoch=None, **kwargs):
+        """As keras.Model.fit; x is a `mr.loader`, which has no end: an epoch defaults to one pass over its dataset."""
+        if steps_per_epoch is None:
+            steps_per_epoch = getattr(x, "steps_per_epoch", None)
+        return super().fit(x, *args, steps_per_epoch=steps_per_epoch, **kwargs)
+
+    # Detection
+
+    def _heads_for_detections(self, pyramid, proposals, proposal_scores, image_size):
+        config = self.config
+        logits, deltas = self.run_box_head(pyramid, proposals)
+        scores = ops.softmax(logits, axis=-1)[..., 1:]
+        found = boxes.decode(deltas, proposals[:, :, None], config.box_delta_weights)
+        rois, num_classes = proposals.shape[1], config.num_classes - 1
+        found = boxes.clip(ops.reshape(found, (-1, rois * num_classes, 4)), image_size)
+        exists = ops.logical_and(proposal_scores > -float("inf"), True)[..., None]
+        usable = ops.logical_and(exists, scores > config.detection_score_threshold)
+        scores = ops.reshape(ops.where(usable, scores, 0.0), (-1, rois * num_classes))
+        scores = ops.where(boxes.area(found) > 0, scores, 0.0)
+        classes = ops.broadcast_to(ops.tile(ops.arange(1, num_classes + 1), [rois])[None], ops.shape(scores))
+        index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
+        exists = scores > 0
+        result = {
+            "boxes": ops.where(exists[..., None], gather(found, index), 0.0),
+            "classes": ops.where(exists, gather(classes, index), 0),
+            "scores": scores,
+        }
+        if self.mask_head:
+            result["masks"] = self._mask_probabilities(pyramid, result["boxes"], result["classes"])
+        return result
+
+    def _mask_probabilities(self, pyramid, rois, classes):
+        logits = ops.cast(self.run_mask_head(pyramid, rois, classes), "float32")
+        if self.config.mask_activation == "sigmoid":
+            return ops.sigmoid(logits)
+        own = ops.one_hot(classes, self.config.num_classes, dtype="float32")
+        return ops.einsum("brhwc,brc->brhw", ops.softmax(logits, axis=-1), own)
+
+    def detect(self, images, batch_size=1):
+        """Finds the objects on photographs.
+
+        images: a list of arrays, or one array (B, H, W, C). Each is (H, W) or (H, W, 1) grey, or (H, W, 3) colour (a
+        fourth channel, alpha, is dropped), of any size, uint8 0..255 or float (0..1 if nothing is above 1, else
+        0..255). They are resized to config.image_min_size, grouped by padded size and run `batch_size` at a time.
+
+        Returns a list with a `Detections` for each image. Raises InputError for what is no image, with its position.
+        """
+        photographs = [as_photograph(image, position) for position, image in enumerate(images)]
+        groups = {}
+        for position, photograph in enumerate(photographs):
+            groups.setdefault(self._padded_size(photograph), []).append(position)
+        found = [None] * len(photographs)
+        for size, positions in groups.items():
+            for start in range(0, len(positions), batch_size):
+                chosen = positions[start : start + batch_size]
+                for position, detections in zip(
+                    chosen, self._detect_group([photographs[p] for p in chosen], size, batch_size), strict=True
+                ):
+                    found[position] = detections
+        return found
+
+    def _network_size(self, photograph):
+        return resized_size(*photograph.shape[:2], self.config.image_min_size, self.config.image_max_size)
+
+    def _padded_size(self, photograph):
+        """Height and width of the network's input for a photograph: a bounded number of sizes, each compiled once."""
+        return tuple(self.config.round_up(side) for side in self._network_size(photograph))
+
+    def _detect_group(self, photographs, size, batch_size):
+        """Detections on up to `batch_size` photographs that share a padded size. Blank images fill the batch up."""
+        image = np.zeros((batch_size, *size, 3), np.uint8)
+        image_size = np.ones((batch_size, 2), np.float32)
+        for i, photograph in enumerate(photographs):
+            image_size[i] = self._network_size(photograph)
+            image[i] = pad(resize(photograph, *image_size[i].astype(int)), *size)
+        if self._detect_batch is None:
+            self._detect_batch = compiled_call(self)
+        result = self._detect_batch({"image": image, "image_size": image_size})
+        result = {name: np.asarray(value) for name, value in result.items()}
+        return [
+            self._on_photograph(result, i, photographs[i].shape[:2], image_size[i]) for i in range(len(photographs))
+        ]
+
+    def _on_photograph(self, result, i, photograph_size, network_size):
+        """Detections of batch entry i, scaled from the network's input to the photograph's pixels."""
+        height, width = photograph_size
+        n = int(np.count_nonzero(result["scores"][i]))
+        scale = np.tile(np.float32(photograph_size) / network_size, 2)
+        found = np.clip(result["boxes"][i, :n] * scale, 0, np.tile(np.float32(photograph_size), 2))
+        pasted = None
+        if self.mask_head:
+            config = self.config
+            pasted = masks.paste(result["masks"][i, :n], found, height, width, config.mask_paste, config.mask_threshold)
+        return Detections(found, result["classes"][i, :n], result["scores"][i, :n], pasted)
+
+    # Saving
+
+    def get_config(self):
+        return {"config": dataclasses.asdict(self.config), "class_names": self.class_names, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(Config(**config["config"]), config["class_names"], config["name"])
+
+
+def as_photograph(image, position=0):
+    """Any grey or colour image array as (H, W, 3) uint8; see `MaskRCNN.detect` for what is taken."""
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise InputError(f"Image {position} has shape {image.shape}; give (H, W), (H, W, 1) or (H, W, 3).")
+    image = image[..., :3]
+    if image.dtype.kind == "f":
+        if not np.isfinite(image).all():
+            raise InputError(f"Image {position} has NaN or infinite pixels; replace them first.")
+        image = image * 255.0 if image.max() <= 1 else image
+    elif image.dtype == bool:
+        image = image * 255
+    if image.dtype != np.uint8:
+        if image.min() < 0 or image.max() > 255:
+            raise InputError(f"Image {position} has values from {image.min()} to {image.max()}; scale them to 0..255.")
+        image = np.rint(image).astype(np.uint8)
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _merge(x):
+    """(B, R, ...) -> (B * R, ...): the heads treat every RoI alike."""
+    return ops.reshape(x, (-1, *x.shape[2:]))
+
+
+def _split(x, rois):
+    """(B * R, ...) -> (B, R, ...)."""
+    return ops.reshape(x, (-1, rois, *x.shape[1:]))
