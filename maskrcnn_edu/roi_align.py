@@ -5,7 +5,9 @@ Each takes feature (B, H, W, C), boxes (B, R, 4) in image pixels and the stride 
 """
 
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 from keras import ops
 
 from maskrcnn_edu.backend import as_float
@@ -14,7 +16,7 @@ from maskrcnn_edu.boxes import area
 MAX_ADAPTIVE_SAMPLES = (
     8  # samples a bin and axis that adaptive sampling may take; larger RoIs are sampled more sparsely
 )
-DENSE_CELLS = 4096  # maps of up to this many cells are read by two matrix products, larger ones by gathering
+DENSE_CELLS = 4096  # sheets of up to this many cells are read by two matrix products, larger ones by gathering
 
 
 def roi_align(feature, boxes, stride, output_size, sampling_ratio=2, aligned=True):
@@ -24,8 +26,8 @@ def roi_align(feature, boxes, stride, output_size, sampling_ratio=2, aligned=Tru
     sampling_ratio samples; 0 takes one a cell, up to MAX_ADAPTIVE_SAMPLES an axis (Detectron2). `aligned`: cell centres
     lie at .5 (Detectron2); without it at whole numbers, and RoIs are at least one cell wide (torchvision's Mask R-CNN).
     """
-    sample = partial(align_samples, sampling_ratio=sampling_ratio, aligned=aligned)
-    return _sample_and_average(feature, boxes, stride, output_size, sample)
+    place = partial(align_samples, sampling_ratio=sampling_ratio, aligned=aligned)
+    return _on_one_level(partial(_bilinear, place), feature, boxes, stride, output_size)
 
 
 def crop_and_resize(feature, boxes, stride, output_size):
@@ -34,7 +36,7 @@ def crop_and_resize(feature, boxes, stride, output_size):
     Boxes and cells are taken as the seed takes them, (box - [0, 0, 1, 1]) / (image size - 1): the first and the last
     samples lie on the box's corner pixels, and the map's corner cells on the image's.
     """
-    return _sample_and_average(feature, boxes, stride, output_size, corner_samples)
+    return _on_one_level(partial(_bilinear, corner_samples), feature, boxes, stride, output_size)
 
 
 def roi_pool(feature, boxes, stride, output_size):
@@ -42,9 +44,167 @@ def roi_pool(feature, boxes, stride, output_size):
 
     Empty bins, outside the map, are 0. RoIs are read one by one: this sampler is for comparison, not for speed.
     """
-    feature, boxes = as_float(feature), as_float(boxes)
-    rows = _pool_bins(boxes[..., 0], boxes[..., 2], stride, output_size, feature.shape[1])
-    cols = _pool_bins(boxes[..., 1], boxes[..., 3], stride, output_size, feature.shape[2])
+    return _on_one_level(_maximum, feature, boxes, stride, output_size)
+
+
+def pool_from_pyramid(pyramid, boxes, output_size, config):
+    """Features of RoIs, each from the level of its size: levels (B, H, W, C), boxes (B, R, 4) -> (B, R, P, P, C).
+
+    The extra level (P6) serves the RPN alone.
+    """
+    sheet, windows = _lay_out(pyramid[: len(config.stage_blocks)], config.strides)
+    own = roi_level(boxes, config)
+    samplers = {
+        "roi_align": partial(
+            _bilinear, partial(align_samples, sampling_ratio=config.sampling_ratio, aligned=config.roi_aligned)
+        ),
+        "crop_and_resize": partial(_bilinear, corner_samples),
+        "roi_pool": _maximum,
+    }
+    read = samplers[config.roi_sampler]
+    return read(sheet, as_float(boxes), Window(*(ops.take(values, own) for values in windows)), output_size)
+
+
+def roi_level(boxes, config):
+    """Level (0 = finest) that a RoI (..., 4) is read from: floor(k0 + log2(sqrt(area) / 224)) (FPN, equation 1)."""
+    side = ops.sqrt(ops.maximum(area(boxes), 1e-12))  # log2 of an empty slot stays finite
+    level = ops.floor(config.roi_canonical_level + ops.log2(side / config.roi_canonical_size + 1e-8))
+    return ops.cast(ops.clip(level - 2, 0, len(config.stage_blocks) - 1), "int32")
+
+
+class Window(NamedTuple):
+    """The part of a sheet that a RoI is read from, (B, R) float32 each: a level's stride, first row, height, width."""
+
+    stride: object
+    top: object
+    height: object
+    width: object
+
+
+def _lay_out(levels, strides):
+    """All levels below one another on one sheet, left-aligned, so that one pass serves RoIs of every level.
+
+    -> sheet (B, H of all, W of the widest, C) and a Window of arrays (levels,).
+    """
+    heights, widths = [level.shape[1] for level in levels], [level.shape[2] for level in levels]
+    sheet = [ops.pad(level, [(0, 0), (0, 0), (0, max(widths) - level.shape[2]), (0, 0)]) for level in levels]
+    tops = [sum(heights[:i]) for i in range(len(levels))]
+    columns = (strides[: len(levels)], tops, heights, widths)
+    return ops.concatenate(sheet, axis=1), Window(*(np.array(column, np.float32) for column in columns))
+
+
+def _on_one_level(read, feature, boxes, stride, output_size):
+    """The public samplers: the whole feature map is every RoI's window."""
+    feature, boxes = ops.convert_to_tensor(feature), as_float(boxes)
+    height, width = feature.shape[1:3]
+    window = Window(*(ops.full_like(boxes[..., 0], float(value)) for value in (stride, 0, height, width)))
+    return read(feature, boxes, window, output_size)
+
+
+def _bilinear(place, sheet, boxes, window, output_size):
+    """Both bilinear samplers: they differ only in where they place their samples along an axis."""
+    y, y_weight = place(boxes[..., 0], boxes[..., 2], window.stride, output_size, window.height)
+    x, x_weight = place(boxes[..., 1], boxes[..., 3], window.stride, output_size, window.width)
+    y = y + window.top[..., None, None]
+    read = _read_dense if sheet.shape[1] * sheet.shape[2] <= DENSE_CELLS else _read_gathered
+    return read(sheet, (y, y_weight), (x, x_weight))
+
+
+def align_samples(low, high, stride, bins, cells, sampling_ratio, aligned):
+    """Where RoIAlign samples along one axis: (B, R) each -> positions and weights (B, R, P, S).
+
+    low and high are in pixels, positions in cells. The weights of a bin's S samples are 1 / S, 0 for those more than
+    a cell outside the map.
+    """
+    offset = 0.5 if aligned else 0.0
+    start, length = low / stride - offset, (high - low) / stride
+    if not aligned:
+        length = ops.maximum(length, 1.0)
+    start, bin_size, cells = (v[..., None, None] for v in (start, length / bins, cells))
+    if sampling_ratio > 0:
+        most, samples = sampling_ratio, ops.full_like(bin_size, float(sampling_ratio))
+    else:
+        most = MAX_ADAPTIVE_SAMPLES
+        samples = ops.clip(ops.ceil(bin_size), 0.0, float(most))  # an empty RoI has none and reads 0
+    share = 1.0 / ops.maximum(samples, 1.0)
+    bin_index = ops.cast(ops.arange(bins), "float32")[:, None]
+    sample_index = ops.cast(ops.arange(most), "float32")
+    position = start + bin_size * (bin_index + (sample_index + 0.5) * share)
+    counts = ops.logical_and(sample_index < samples, ops.logical_and(position >= -1.0, position <= cells))
+    return ops.minimum(ops.maximum(position, 0.0), cells - 1.0), ops.where(counts, share, 0.0)
+
+
+def corner_samples(low, high, stride, bins, cells):
+    """Where `crop_and_resize` samples along one axis: positions in cells and weights (B, R, P, 1)."""
+    last_pixel, last_cell = stride * cells - 1.0, cells - 1.0
+    first, last = low / last_pixel * last_cell, (high - 1.0) / last_pixel * last_cell
+    share = ops.convert_to_tensor(np.linspace(0, 1, bins, dtype=np.float32) if bins > 1 else np.float32([0.5]))
+    position = first[..., None] + (last - first)[..., None] * share
+    last_cell = last_cell[..., None]
+    weight = ops.where(ops.logical_and(position >= 0.0, position <= last_cell), 1.0, 0.0)
+    return ops.minimum(ops.maximum(position, 0.0), last_cell)[..., None], weight[..., None]
+
+
+def interpolation_matrix(position, weight, cells):
+    """Bilinear interpolation along one axis as a matrix: (..., P, S) -> (..., P, cells).
+
+    Row p says how much of every cell goes into bin p: a sample gives each cell 1 - its distance, if that is positive.
+    """
+    distance = ops.abs(position[..., None] - ops.cast(ops.arange(cells), "float32"))
+    return ops.sum(weight[..., None] * ops.maximum(1.0 - distance, 0.0), axis=-2)
+
+
+def _read_dense(sheet, rows, cols):
+    """out = Wy F Wx^T. Bilinear sampling and the average over a bin both separate into rows and columns."""
+    wy = ops.cast(interpolation_matrix(*rows, sheet.shape[1]), sheet.dtype)
+    wx = ops.cast(interpolation_matrix(*cols, sheet.shape[2]), sheet.dtype)
+    lines = ops.einsum("brph,bhwc->brpwc", wy, sheet)
+    return ops.matmul(wx[:, :, None], lines)
+
+
+def _read_gathered(sheet, rows, cols):
+    """The same sum without the zeros of the matrices: the 2 S cells around a bin's samples on each axis, gathered.
+
+    Equal to `_read_dense` (tests/test_roi_align.py); on large maps the matrices would be almost all zeros.
+    """
+    height, width, channels = sheet.shape[1:]
+    batch = ops.shape(sheet)[0]
+    row, row_weight = _taps(*rows, height)  # (B, R, P, T)
+    col, col_weight = _taps(*cols, width)
+    flat = ops.reshape(sheet, (-1, channels))
+    base = ops.reshape(ops.arange(batch, dtype="int32") * (height * width), (-1, 1, 1, 1))
+    taps = row.shape[-1]
+
+    def add_tap(tap, total):
+        y, x = tap // taps, tap % taps
+        cell = base + ops.take(row, y, axis=-1)[..., :, None] * width + ops.take(col, x, axis=-1)[..., None, :]
+        weight = ops.take(row_weight, y, axis=-1)[..., :, None] * ops.take(col_weight, x, axis=-1)[..., None, :]
+        return total + ops.cast(weight, sheet.dtype)[..., None] * ops.take(flat, cell, axis=0)
+
+    total = add_tap(0, 0.0)
+    if taps <= 4:  # unrolled where the compiler gains from it
+        for tap in range(1, taps * taps):
+            total = add_tap(tap, total)
+        return total
+    return ops.fori_loop(1, taps * taps, add_tap, total)
+
+
+def _taps(position, weight, cells):
+    """The two cells around each sample and their weights: (B, R, P, S) -> index, weight (B, R, P, 2 S)."""
+    below = ops.floor(position)
+    share = position - below
+    index = ops.concatenate([below, ops.minimum(below + 1.0, cells - 1.0)], axis=-1)
+    weights = ops.concatenate([weight * (1.0 - share), weight * share], axis=-1)
+    return ops.cast(index, "int32"), weights
+
+
+def _maximum(sheet, boxes, window, output_size):
+    """RoIPool, one RoI at a time: the largest value over each bin's rows, then over its columns."""
+    rows = _pool_bins(
+        boxes[..., 0], boxes[..., 2], window.stride, output_size, window.height, window.top, sheet.shape[1]
+    )
+    left = ops.zeros_like(window.top)
+    cols = _pool_bins(boxes[..., 1], boxes[..., 3], window.stride, output_size, window.width, left, sheet.shape[2])
 
     def of_image(inputs):
         image, *bins = inputs
@@ -58,147 +218,24 @@ def roi_pool(feature, boxes, stride, output_size):
 
         return ops.map(of_roi, tuple(bins))
 
-    pooled = ops.map(of_image, (feature, rows, cols))
-    return ops.where(ops.isfinite(pooled), pooled, 0.0)
+    pooled = ops.map(of_image, (as_float(sheet), rows, cols))
+    return ops.cast(ops.where(ops.isfinite(pooled), pooled, 0.0), sheet.dtype)
 
 
-def _pool_bins(low, high, stride, bins, cells):
-    """Cells that each bin covers along one axis: (B, R), (B, R) pixels -> (B, R, P, cells) bool."""
+def _pool_bins(low, high, stride, bins, cells, first_cell, sheet_cells):
+    """Cells of the sheet that each bin covers along one axis: (B, R) each -> (B, R, P, sheet_cells) bool."""
     start = _round(low / stride)
     length = ops.maximum(_round(high / stride) - start + 1, 1.0)
     # The divisor is no constant on purpose: XLA would multiply by 1 / bins, whose rounding moves the edge of a bin.
     bin_size = (length / ops.where(length > 0, float(bins), 1.0))[..., None]
     edge = ops.cast(ops.arange(bins), "float32")
     first, last = start[..., None] + ops.floor(edge * bin_size), start[..., None] + ops.ceil((edge + 1) * bin_size)
-    cell = ops.cast(ops.arange(cells), "float32")
+    first = ops.maximum(first, 0.0) + first_cell[..., None]
+    last = ops.minimum(last, cells[..., None]) + first_cell[..., None]
+    cell = ops.cast(ops.arange(sheet_cells), "float32")
     return ops.logical_and(cell >= first[..., None], cell < last[..., None])
 
 
 def _round(x):
     """To the nearest whole number, halves away from zero as in C; ops.round takes halves to even."""
     return ops.sign(x) * ops.floor(ops.abs(x) + 0.5)
-
-
-def align_samples(low, high, stride, bins, cells, sampling_ratio, aligned):
-    """Where RoIAlign samples along one axis: (B, R), (B, R) pixels -> positions and weights (B, R, P, S) in cells.
-
-    The weights of a bin's samples are 1 / S each, 0 for samples that lie more than a cell outside the map.
-    """
-    offset = 0.5 if aligned else 0.0
-    start, length = low / stride - offset, (high - low) / stride
-    if not aligned:
-        length = ops.maximum(length, 1.0)
-    bin_size = (length / bins)[..., None, None]
-    if sampling_ratio > 0:
-        most, samples = sampling_ratio, float(sampling_ratio) * ops.ones_like(bin_size)
-    else:
-        most = MAX_ADAPTIVE_SAMPLES
-        samples = ops.clip(ops.ceil(bin_size), 0.0, float(most))  # an empty RoI has none and reads 0
-    bin_index = ops.cast(ops.arange(bins), "float32")[:, None]
-    sample_index = ops.cast(ops.arange(most), "float32")
-    share = 1.0 / ops.maximum(samples, 1.0)
-    position = start[..., None, None] + bin_size * (bin_index + (sample_index + 0.5) * share)
-    counts = ops.logical_and(sample_index < samples, ops.logical_and(position >= -1.0, position <= cells))
-    weight = ops.where(counts, share, 0.0)
-    return ops.clip(position, 0.0, cells - 1.0), weight
-
-
-def corner_samples(low, high, stride, bins, cells):
-    """Where `crop_and_resize` samples along one axis: positions and weights (B, R, P, 1) in cells."""
-    last_pixel, last_cell = stride * cells - 1.0, cells - 1.0
-    first, last = low / last_pixel * last_cell, (high - 1.0) / last_pixel * last_cell
-    share = ops.cast(ops.arange(bins), "float32") / max(bins - 1, 1) if bins > 1 else ops.full((1,), 0.5)
-    position = first[..., None] + (last - first)[..., None] * share
-    weight = ops.where(ops.logical_and(position >= 0.0, position <= last_cell), 1.0, 0.0)
-    return ops.clip(position, 0.0, last_cell)[..., None], weight[..., None]
-
-
-def _sample_and_average(feature, boxes, stride, output_size, samples):
-    """Both bilinear samplers: they differ only in where they sample along an axis."""
-    feature, boxes = ops.convert_to_tensor(feature), as_float(boxes)
-    height, width = feature.shape[1:3]
-    rows = samples(boxes[..., 0], boxes[..., 2], stride, output_size, height)
-    cols = samples(boxes[..., 1], boxes[..., 3], stride, output_size, width)
-    read = _read_dense if height * width <= DENSE_CELLS else _read_gathered
-    return read(feature, rows, cols)
-
-
-def interpolation_matrix(position, weight, cells):
-    """Bilinear interpolation along one axis as a matrix: (..., P, S) -> (..., P, cells).
-
-    Row p says how much of every cell goes into bin p: a sample gives each cell 1 - its distance, if that is positive.
-    """
-    distance = ops.abs(position[..., None] - ops.cast(ops.arange(cells), "float32"))
-    return ops.sum(weight[..., None] * ops.maximum(1.0 - distance, 0.0), axis=-2)
-
-
-def _read_dense(feature, rows, cols):
-    """out = Wy F Wx^T. Bilinear sampling and the average over a bin both separate into rows and columns."""
-    wy = ops.cast(interpolation_matrix(*rows, feature.shape[1]), feature.dtype)
-    wx = ops.cast(interpolation_matrix(*cols, feature.shape[2]), feature.dtype)
-    lines = ops.einsum("brph,bhwc->brpwc", wy, feature)
-    return ops.einsum("brqw,brpwc->brpqc", wx, lines)
-
-
-def _read_gathered(feature, rows, cols):
-    """The same sum without the zeros of the matrices: the 2 S cells around a bin's samples on each axis, gathered.
-
-    Equal to `_read_dense` (tests/test_roi_align.py); on large maps the matrices would be almost all zeros.
-    """
-    height, width, channels = feature.shape[1:]
-    batch = ops.shape(feature)[0]
-    row, row_weight = _taps(*rows, height)  # (B, R, P, T)
-    col, col_weight = _taps(*cols, width)
-    flat = ops.reshape(feature, (-1, channels))
-    base = ops.reshape(ops.arange(batch, dtype="int32") * (height * width), (-1, 1, 1, 1))
-    taps = row.shape[-1]
-
-    def add_tap(tap, total):
-        y, x = tap // taps, tap % taps
-        cell = base + ops.take(row, y, axis=-1)[..., :, None] * width + ops.take(col, x, axis=-1)[..., None, :]
-        weight = ops.take(row_weight, y, axis=-1)[..., :, None] * ops.take(col_weight, x, axis=-1)[..., None, :]
-        return total + ops.cast(weight, feature.dtype)[..., None] * ops.take(flat, cell, axis=0)
-
-    total = add_tap(0, 0.0)
-    if taps <= 4:  # unrolled where the compiler gains from it
-        for tap in range(1, taps * taps):
-            total = add_tap(tap, total)
-        return total
-    return ops.fori_loop(1, taps * taps, add_tap, total)
-
-
-def _taps(position, weight, cells):
-    """The two cells around each sample and their weights: (B, R, P, S) -> index, weight (B, R, P, 2 S)."""
-    below = ops.minimum(ops.floor(position), float(max(cells - 2, 0)))
-    share = position - below
-    index = ops.concatenate([below, ops.minimum(below + 1.0, cells - 1.0)], axis=-1)
-    weights = ops.concatenate([weight * (1.0 - share), weight * share], axis=-1)
-    return ops.cast(index, "int32"), weights
-
-
-def roi_level(boxes, config):
-    """Level (0 = finest) that a RoI (..., 4) is read from: floor(k0 + log2(sqrt(area) / 224)) (FPN, equation 1)."""
-    side = ops.sqrt(ops.maximum(area(boxes), 1e-12))  # log2 of an empty slot stays finite
-    level = ops.floor(config.roi_canonical_level + ops.log2(side / config.roi_canonical_size + 1e-8))
-    return ops.cast(ops.clip(level - 2, 0, len(config.stage_blocks) - 1), "int32")
-
-
-def sampler(config):
-    """The sampler that `config.roi_sampler` names, as a function of (feature, boxes, stride, output_size)."""
-    if config.roi_sampler == "roi_align":
-        return partial(roi_align, sampling_ratio=config.sampling_ratio, aligned=config.roi_aligned)
-    return {"roi_pool": roi_pool, "crop_and_resize": crop_and_resize}[config.roi_sampler]
-
-
-def pool_from_pyramid(pyramid, boxes, output_size, config):
-    """Features of RoIs, each from its own level: levels (B, H, W, C), boxes (B, R, 4) -> (B, R, P, P, C).
-
-    The extra level (P6) serves the RPN alone.
-    """
-    level = roi_level(boxes, config)[:, :, None, None, None]
-    read = sampler(config)
-    total = 0.0
-    for index, stride in enumerate(config.strides[: len(config.stage_blocks)]):
-        pooled = read(pyramid[index], boxes, stride, output_size)
-        total = total + ops.where(level == index, pooled, ops.zeros_like(pooled))
-    return total

@@ -120,6 +120,20 @@ def test_a_roi_is_read_from_its_own_level(name):
     np.testing.assert_allclose(found[0, :, 3, 3, 0], [0, 1, 2], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["roi_align", "roi_pool", "crop_and_resize"])
+def test_reading_from_the_pyramid_is_reading_from_the_level(name, reader, rng):
+    config = mr.Config.coco(roi_sampler=name)
+    pyramid = [rng.normal(size=(2, 160 // stride, 256 // stride, 3)).astype("f4") for stride in config.strides[:4]]
+    corner, side = rng.uniform(-20, 100, (2, 12, 2)), np.exp(rng.uniform(1, 6.5, (2, 12, 2)))
+    rois = np.concatenate([corner, corner + side], axis=-1).astype("f4")
+    level = np.asarray(roi_align.roi_level(rois, config))
+    assert len(set(level.ravel())) == 4
+    found = np.asarray(roi_align.pool_from_pyramid(pyramid, rois, 7, config))
+    for index, stride in enumerate(config.strides[:4]):
+        alone = np.asarray(getattr(roi_align, name)(pyramid[index], rois, stride, 7))
+        np.testing.assert_allclose(found[level == index], alone[level == index], atol=1e-5)
+
+
 def test_features_may_be_half_precision(reader):
     feature = ops.cast(np.ones((1, 8, 8, 2), "f4"), "bfloat16")
     found = roi_align.roi_align(feature, np.float32([[[8, 8, 40, 40]]]), 8, 7)
