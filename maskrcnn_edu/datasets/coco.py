@@ -83,6 +83,11 @@ class CocoDataset(Dataset):
         classes = [self._classes[a["category_id"]] * (-1 if a["iscrowd"] else 1) for a in objects]
         return masks, np.array(classes, int)
 
+    def annotations_of(self, i, size=None):
+        """The file's own entries: its boxes and areas follow the polygons, not the pixels."""
+        objects = self._objects[self.image_id(i)]
+        return [{**entry, "category_id": self._classes[entry["category_id"]]} for entry in objects]
+
     def _decode(self, annotation, height, width):
         """The mask of one annotation, (height, width) uint8."""
         segmentation = annotation["segmentation"]

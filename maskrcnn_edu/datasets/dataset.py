@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from maskrcnn_edu.errors import InputError
+from maskrcnn_edu.masks import encode_rle
 
 
 class Instances(NamedTuple):
@@ -100,6 +101,27 @@ class Dataset(abc.ABC):
         masks, classes = masks[visible], classes[visible].astype(np.int32)
         return Instances(boxes_from_masks(masks), classes, masks)
 
+    def annotations_of(self, i, size=None) -> list:
+        """The objects of image `i` as COCO's annotation entries, with our class number as `category_id`.
+
+        Evaluation compares with these: bbox x y width height, area, iscrowd and the mask as RLE.
+        """
+        from pycocotools import mask as rle
+
+        boxes, classes, masks = self.instances(i, size)
+        entries = []
+        for (y1, x1, y2, x2), label, runs in zip(boxes.tolist(), classes.tolist(), encode_rle(masks), strict=True):
+            entries.append(
+                {
+                    "category_id": abs(label),
+                    "iscrowd": int(label < 0),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(rle.area(runs)),
+                    "segmentation": runs,
+                }
+            )
+        return entries
+
     def _check_masks(self, i, masks, size):
         if masks.shape[1:] != size:
             raise InputError(
@@ -157,6 +179,9 @@ class Subset(Dataset):
     def instances(self, i, size=None):
         return self.dataset.instances(self.indices[i], size)
 
+    def annotations_of(self, i, size=None):
+        return self.dataset.annotations_of(self.indices[i], size)
+
     def image_id(self, i):
         return self.dataset.image_id(self.indices[i])
 
@@ -197,6 +222,11 @@ class ConcatenatedDataset(Dataset):
         which, j = self._find(i)
         found = self.datasets[which].instances(j, size)
         return found._replace(classes=np.sign(found.classes) * self._new_ids[which][abs(found.classes)])
+
+    def annotations_of(self, i, size=None):
+        which, j = self._find(i)
+        entries = self.datasets[which].annotations_of(j, size)
+        return [{**entry, "category_id": int(self._new_ids[which][entry["category_id"]])} for entry in entries]
 
     def image_id(self, i):
         return self._image_ids[i]
@@ -247,6 +277,11 @@ def read_image(path) -> np.ndarray:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # Pillow would cut everything above 255
                 image = Image.fromarray(np.clip(np.asarray(image) // 257, 0, 255).astype(np.uint8))
+            if image.mode == "F":  # a floating-point grey: 0..1, or 0..255 if something is above 1
+                grey = np.asarray(image)
+                if not np.isfinite(grey).all():
+                    raise ValueError("it has NaN or infinite pixels")
+                image = Image.fromarray(np.clip(grey * (255 if grey.max() <= 1 else 1), 0, 255).astype(np.uint8))
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         raise InputError(f"{path}: the image cannot be read ({error}); it may be damaged, so replace it.") from error

@@ -30,9 +30,10 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
         masks: (B, G, M, M) uint8, how much of each cell of the box the object covers, 0..255; with Config.mask_head.
         seed: (B,) int32, for the sampling of anchors and RoIs in the model.
 
-    Its attribute `steps_per_epoch` is the number of batches in one pass over `dataset`. Read-ahead is by two threads;
-    for worker processes instead, call Grain's `.mp_prefetch(...)` on the result (in a script that does not run under
-    `absl.app`, after `absl.flags.FLAGS.mark_as_parsed()`).
+    Its attribute `steps_per_epoch` is the number of batches in one pass over `dataset`; `failures` collects what went
+    wrong with an image, since TensorFlow turns an error that passes through it into one of its own. Read-ahead is by
+    two threads; for worker processes instead, call Grain's `.mp_prefetch(...)` on the result (in a script that does not
+    run under `absl.app`, after `absl.flags.FLAGS.mark_as_parsed()`).
 
     Raises:
         InputError: a dataset without images, or with another number of classes than `config`.
@@ -45,12 +46,24 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
         # Repeated before anything random, so that every epoch draws anew.
         images = images.shuffle().repeat()
     flips = training and config.horizontal_flip
-    images = images.random_map(functools.partial(_element, dataset=dataset, config=config, flips=flips))
+    failures = []
+    element = functools.partial(_element, dataset=dataset, config=config, flips=flips)
+    images = images.random_map(functools.partial(_recording, failures, element))
     batches = images.batch(config.batch_size)[first_step:]
     # Keras would turn a MapDataset into an iterator with Grain's defaults: 500 batches ahead.
     batches = batches.to_iter_dataset(grain.ReadOptions(READ_THREADS, BATCHES_AHEAD))
     batches.steps_per_epoch = -(-len(dataset) // config.batch_size)
+    batches.failures = failures
     return batches
+
+
+def _recording(failures, function, *args):
+    """`function(*args)`; an InputError that it raises is kept in the list as well."""
+    try:
+        return function(*args)
+    except InputError as error:
+        failures.append(error)
+        raise
 
 
 def _check(dataset, config):
