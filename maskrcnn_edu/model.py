@@ -164,11 +164,14 @@ class MaskRCNN(keras.Model):
     def compile(self, optimizer=None, **kwargs):
         """As keras.Model.compile; without an optimizer, the one that the config describes.
 
-        XLA, Keras' default, makes training on TensorFlow twice as slow on a CPU, so there it is off unless asked for.
+        Whatever the optimizer, its weight decay leaves norms and biases alone. XLA, Keras' default, makes training on
+        TensorFlow twice as slow on a CPU, so there it is off unless asked for.
         """
         if keras.backend.backend() == "tensorflow":
             kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer or build_optimizer(self.config), **kwargs)
+        if self.optimizer.weight_decay and not self.optimizer.built:
+            self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
     def compile_from_config(self, config):
         """Keras' hook when a saved model is opened: compile again, with the optimizer's state to be filled."""
@@ -176,10 +179,22 @@ class MaskRCNN(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, *args, steps_per_epoch=None, **kwargs):
-        """As keras.Model.fit; x is a `mr.loader`, which has no end: an epoch defaults to one pass over its dataset."""
-        if steps_per_epoch is None:
-            steps_per_epoch = getattr(x, "steps_per_epoch", None)
-        return super().fit(x, *args, steps_per_epoch=steps_per_epoch, **kwargs)
+        """As keras.Model.fit; x is a `mr.loader`, which has no end: an epoch defaults to one pass over its dataset.
+
+        Raises InputError if the loader meets an image or annotation that it cannot read.
+        """
+        if hasattr(x, "steps_per_epoch"):
+            steps_per_epoch = steps_per_epoch or x.steps_per_epoch
+            kwargs.setdefault("shuffle", False)  # the loader has shuffled
+        if hasattr(kwargs.get("validation_data"), "steps_per_epoch"):
+            kwargs.setdefault("validation_steps", kwargs["validation_data"].steps_per_epoch)
+        try:
+            return super().fit(x, *args, steps_per_epoch=steps_per_epoch, **kwargs)
+        except Exception:
+            for source in (x, kwargs.get("validation_data")):
+                for failure in getattr(source, "failures", ()):
+                    raise failure from None
+            raise
 
     # Detection
 

@@ -1,9 +1,22 @@
 """Training: the optimizer and learning rate that a Config describes, and runs that can be stopped and gone on with."""
 
+import dataclasses
+import json
 import math
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
 
 import keras
 from keras import ops
+
+from maskrcnn_edu.datasets import loader
+from maskrcnn_edu.errors import InputError
+
+CHECKPOINT = "last.keras"
+SAVE_EVERY = 250  # steps between checkpoints; also the length of what Keras calls an epoch
 
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")
@@ -31,22 +44,132 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         }  # fmt: skip
 
 
-def build_optimizer(config, steps=None):
-    """The optimizer of `config` for a run of `steps` (default: config.train_steps).
+def build_schedule(config, steps=None):
+    """The learning rate of `config` over a run of `steps` (default: config.train_steps).
 
-    Weight decay leaves norms and biases alone. A warm-up never takes more than a tenth of a short run.
+    A warm-up never takes more than a tenth of a short run.
     """
     steps = steps or config.train_steps
-    rate = Schedule(
+    return Schedule(
         config.learning_rate, steps, min(config.warmup_steps, steps // 10), config.warmup_factor,
         config.schedule, config.lr_steps,
     )  # fmt: skip
-    clip = {"global_clipnorm": config.gradient_clip} if config.gradient_clip else {}
+
+
+def build_optimizer(config, steps=None):
+    """The optimizer of `config` for a run of `steps`."""
+    options = {"learning_rate": build_schedule(config, steps), "weight_decay": config.weight_decay or None}
+    if config.gradient_clip:
+        options["global_clipnorm"] = config.gradient_clip
     if config.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **clip)
-    else:
-        decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-        optimizer = keras.optimizers.SGD(rate, momentum=config.momentum, **decay, **clip)
-    if config.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+        return keras.optimizers.AdamW(**{**options, "weight_decay": config.weight_decay})
+    return keras.optimizers.SGD(momentum=config.momentum, **options)
+
+
+def train(model, dataset, directory, steps, seed=0, verbose=1):
+    """Trains a compiled model until it has done `steps` steps, with checkpoints and a log in `directory`.
+
+    A model that has done some steps (its optimizer counts them) goes on with the batch that comes next. The directory
+    holds last.keras (model and optimizer), log.csv (every loss, a line each SAVE_EVERY steps) and run.json (settings).
+
+    Raises InputError if the dataset does not suit the model or the loss is no longer finite.
+    """
+    directory = Path(directory)
+    done = int(model.optimizer.iterations)
+    batches = loader(dataset, model.config, seed=seed, first_step=done)
+    if done == 0:
+        write_json(directory / "run.json", _record(model, dataset, steps, seed))
+        save(model, directory / CHECKPOINT)  # a run killed early can be found and started again
+    while done < steps:
+        # Whole epochs first, then what is left: Keras wants epochs of one length.
+        length = min(SAVE_EVERY, steps - done)
+        epochs = (steps - done) // length
+        callbacks = [_Checkpoint(directory / CHECKPOINT), keras.callbacks.CSVLogger(directory / "log.csv", append=True)]
+        first = done // SAVE_EVERY
+        model.fit(
+            batches, steps_per_epoch=length, initial_epoch=first, epochs=first + epochs, callbacks=callbacks,
+            verbose=verbose,
+        )  # fmt: skip
+        done += length * epochs
+        if done < steps:
+            batches = loader(dataset, model.config, seed=seed, first_step=done)
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """Saves the model when an epoch ends, and stops a run whose loss has become NaN or infinite before that."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"The loss is no longer finite ({logs['loss']}) at step {int(self.model.optimizer.iterations)}; "
+                f"lower learning_rate or set gradient_clip. {self.path} holds the last good state."
+            )
+        save(self.model, self.path)
+
+
+def save(model, path):
+    """Writes the model aside and renames it: a kill in the middle leaves the file that was there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}-being-written.keras")
+    model.save(aside)
+    os.replace(aside, path)
+
+
+def write_json(path, content):
+    """Writes JSON aside and renames it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}-being-written")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(aside, path)
+
+
+def new_run(logs, name):
+    """A directory for a new run of `name` under `logs`, with the time in its name; it is not made yet."""
+    start = Path(logs) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [start, *(start.with_name(f"{start.name}-{n}") for n in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def last_run(logs, name):
+    """The directory of the newest run of `name` under `logs`. Raises InputError if there is none."""
+    runs = sorted(Path(logs).glob(f"{name}-*/{CHECKPOINT}"), key=lambda path: path.parent.name)
+    if not runs:
+        raise InputError(f"{logs} holds no run of {name}; train one with --model new, or give its --logs.")
+    return runs[-1].parent
+
+
+def load(path):
+    """The model in a .keras file. Raises InputError if there is none, or it is not one of ours."""
+    from maskrcnn_edu.model import MaskRCNN
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such model file; check the path.")
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # Keras, zipfile, h5py and JSON each have their own
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path}: this is no model that can be opened ({reason}); give a .keras file.") from error
+    if not isinstance(model, MaskRCNN):
+        raise InputError(f"{path}: this is a {type(model).__name__}, not a MaskRCNN; give a file that train has saved.")
+    return model
+
+
+def _record(model, dataset, steps, seed):
+    """What is needed to repeat a run."""
+    packages = ("maskrcnn_edu", "keras", "tensorflow", "jax", "grain", "numpy")
+    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "dataset": type(dataset).__name__, "images": len(dataset), "class_names": model.class_names, "steps": steps,
+        "seed": seed, "config": dataclasses.asdict(model.config), "versions": versions,
+    }  # fmt: skip
