@@ -1,0 +1,361 @@
+"""The command line: maskrcnn-edu demo | train | evaluate | detect.
+
+Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 2 bad input
+(one sentence on stderr), 130 interrupted.
+"""
+
+import argparse
+import ast
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from maskrcnn_edu.config import PRESETS, Config
+from maskrcnn_edu.errors import InputError
+
+SHAPES_TRAINING_IMAGES = 10_000
+SHAPES_TEST_IMAGES = 200
+DEMO_IMAGES = 6
+
+
+def main(arguments=None) -> int:
+    """Runs one command; `arguments` default to those of the process."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except InputError as error:
+        print(f"maskrcnn-edu: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"maskrcnn-edu: {error.filename}: {error.strerror}; check the path and its permissions.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("maskrcnn-edu: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        "maskrcnn-edu", description="Mask R-CNN: find the objects on a picture, with their boxes and masks."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "Detect on drawn shapes with the weights that ship, to see that it works.")
+    demo.add_argument("--out", metavar="DIR", default="demo", help="where the pictures go (default: %(default)s)")
+
+    train = _command(commands, "train", _train, "Train a model. It goes to a folder of its own under --logs.")
+    _dataset_arguments(train, "train2017")
+    train.add_argument(
+        "--model", default="new", metavar="new|last|PATH",
+        help="start anew, go on with the last run, or start from the weights of a file (default: %(default)s)",
+    )  # fmt: skip
+    train.add_argument("--preset", choices=PRESETS, help="settings to start from (default: tiny for shapes, else coco)")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
+        help="change a field of the preset, for example --set batch_size=4; may be repeated",
+    )  # fmt: skip
+    train.add_argument("--steps", type=_positive, metavar="N", help="steps of the whole run (default: the preset's)")
+    train.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the first weights and the batches (default: 0)"
+    )
+    train.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "Measure a model: COCO's twelve numbers for boxes and masks.")
+    _dataset_arguments(evaluate, "val2017")
+    evaluate.add_argument(
+        "--model", required=True, metavar="last|PATH", help="the last run under --logs, or a .keras file"
+    )
+    evaluate.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    evaluate.add_argument("--out", metavar="FILE", help="write the numbers to this JSON file")
+
+    detect = _command(
+        commands, "detect", _detect, "Find objects on photographs; draws them and lists them as COCO does."
+    )
+    detect.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    detect.add_argument("--model", required=True, metavar="PATH", help="a .keras file")
+    detect.add_argument("--out", metavar="DIR", default="detections", help="where results go (default: %(default)s)")
+    return parser
+
+
+def _command(commands, name, run, description):
+    parser = commands.add_parser(name, help=description, description=description)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _dataset_arguments(parser, split):
+    parser.add_argument("data", choices=["shapes", "coco"], help="drawn shapes, or a folder in COCO's layout")
+    parser.add_argument(
+        "--dataset", metavar="DIR", help="COCO's folder: annotations/instances_SPLIT.json and SPLIT/ with the pictures"
+    )
+    parser.add_argument("--split", default=split, help="which part of it (default: %(default)s)")
+    parser.add_argument("--logs", metavar="DIR", default="logs", help="where runs are kept (default: %(default)s)")
+
+
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+# The commands
+
+
+def _demo(options):
+    _import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.datasets import ShapesDataset
+    from maskrcnn_edu.datasets.shapes import TEST_SEED
+    from maskrcnn_edu.shipped import files
+
+    model = training.load(files("shapes.keras"))
+    dataset = ShapesDataset(DEMO_IMAGES, seed=TEST_SEED)
+    out = _folder(options.out)
+    print("Looking at pictures; the first takes a few seconds longer, while the model is compiled.")
+    for i in range(len(dataset)):
+        image = dataset.load_image(i)
+        (found,) = model.detect([image])
+        _draw(out / f"shapes-{i + 1}.png", image, found, model.class_names)
+        print(f"\n{out / f'shapes-{i + 1}.png'}")
+        _print_detections(found, model.class_names)
+
+
+def _train(options):
+    dataset = _dataset(options, options.limit)
+    if options.model == "last" and (options.preset or options.changes):
+        raise InputError("--preset and --set cannot change a run that goes on; leave them out, or use --model new.")
+    config = None if options.model == "last" else _config(options, len(dataset.class_names))
+
+    keras = _import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import check_classes
+    from maskrcnn_edu.model import MaskRCNN
+
+    keras.utils.set_random_seed(options.seed)
+    if options.model == "last":
+        run = training.last_run(options.logs, options.data)
+        model = training.load(run / training.CHECKPOINT)
+        check_classes(model, dataset, run / training.CHECKPOINT)
+        steps = options.steps or json.loads((run / "run.json").read_text())["steps"]
+        model.optimizer.learning_rate = training.build_schedule(model.config, steps)
+        print(f"Going on with {run} at step {int(model.optimizer.iterations)} of {steps}.")
+    else:
+        run = training.new_run(options.logs, options.data)
+        if options.model == "new":
+            model = MaskRCNN(config, dataset.class_names)
+        else:
+            model = _from_weights(options.model, options, dataset)
+        steps = options.steps or model.config.train_steps
+        model.compile(training.build_optimizer(model.config, steps))
+        classes = len(dataset.class_names) - 1
+        print(f"Training for {steps} steps on {len(dataset)} images of {classes} classes; log in {run}.")
+    print("The first step takes longer, while the model is compiled.", flush=True)
+    try:
+        training.train(model, dataset, run, steps, options.seed, verbose=1 if sys.stdout.isatty() else 2)
+    except InputError:
+        if int(model.optimizer.iterations) == 0:  # it never got anywhere: leave nothing that --model last would find
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+    folder = f" --dataset {options.dataset}" if options.dataset else ""
+    print(f"Done: {run / training.CHECKPOINT}")
+    print(f"Measure it: maskrcnn-edu evaluate {options.data}{folder} --model last --logs {options.logs}")
+
+
+def _evaluate(options):
+    dataset = _dataset(options)
+    _import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import METRICS, check_classes, evaluate
+
+    path = options.model
+    if path == "last":
+        path = training.last_run(options.logs, options.data) / training.CHECKPOINT
+    model = training.load(path)
+    check_classes(model, dataset, path)
+    count = min(options.limit or len(dataset), len(dataset))
+    print(f"Evaluating {path} on {count} images; the first takes longer, while the model is compiled.", flush=True)
+    with _progress(count) as progress:
+        scores = evaluate(model, dataset, options.limit, per_class=True, progress=progress)
+    by_class = scores.pop("per_class")
+    for kind, values in scores.items():
+        print(f"{kind}: " + "  ".join(f"{name} {values[name]:.3f}" for name in METRICS))
+    print("AP by class" + "".join(f"{kind:>8}" for kind in scores))
+    for name in dataset.class_names[1:]:
+        print(f"  {name:<20}" + "".join(f"{by_class[kind][name]:8.3f}" for kind in scores))
+    if options.out:
+        training.write_json(options.out, scores)
+
+
+def _detect(options):
+    from maskrcnn_edu.datasets import read_image
+
+    images = [read_image(path) for path in options.images]  # all of them first: a bad one should not cost a wait
+    _import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import as_coco
+
+    model = training.load(options.model)
+    out = _folder(options.out)
+    entries = []
+    for path, image, image_id, picture in zip(
+        options.images, images, _image_ids(options.images), _picture_names(options.images), strict=True
+    ):
+        (found,) = model.detect([image])
+        _draw(out / picture, image, found, model.class_names)
+        for entry in as_coco(found, image_id):
+            entries.append(
+                {**entry, "file_name": Path(path).name, "category_name": model.class_names[entry["category_id"]]}
+            )
+        print(f"\n{path}: {len(found)} found, drawn in {out / picture}")
+        _print_detections(found, model.class_names)
+    training.write_json(out / "detections.json", entries)
+    print(f"\nAll of them in COCO's results format: {out / 'detections.json'}")
+
+
+# What the commands share
+
+
+def _import_keras():
+    """Keras, imported without the notes that TensorFlow writes past Python onto stderr; they would bury ours."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import keras
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+    return keras
+
+
+def _dataset(options, limit=None):
+    from maskrcnn_edu.datasets import CocoDataset, ShapesDataset, Subset
+    from maskrcnn_edu.datasets.shapes import TEST_SEED, TRAIN_SEED
+
+    if options.data == "coco":
+        if not options.dataset:
+            raise InputError("coco needs --dataset DIR, a folder with annotations/ and the pictures.")
+        dataset = CocoDataset(options.dataset, options.split)
+    elif options.dataset:
+        raise InputError("--dataset is for coco; shapes are drawn on the spot, so leave it out.")
+    elif options.run is _train:
+        dataset = ShapesDataset(SHAPES_TRAINING_IMAGES, TRAIN_SEED)
+    else:
+        dataset = ShapesDataset(SHAPES_TEST_IMAGES, TEST_SEED)
+    return Subset(dataset, range(min(limit, len(dataset)))) if limit else dataset
+
+
+def _config(options, num_classes):
+    """The preset with the changes of --set; the number of classes is the dataset's."""
+    preset = PRESETS[options.preset or ("tiny" if options.data == "shapes" else "coco")]
+    return preset(**{"num_classes": num_classes, **dict(map(_change, options.changes))})
+
+
+def _change(text):
+    """FIELD=VALUE of --set as a pair; Config checks the value."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: write FIELD=VALUE, for example --set batch_size=4.")
+    fields = [field.name for field in dataclasses.fields(Config)]
+    if name not in fields:
+        import difflib
+
+        near = difflib.get_close_matches(name, fields, 1)
+        raise InputError(f"--set {text}: Config has no field {name!r}{f'; did you mean {near[0]}?' if near else '.'}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word, such as group
+
+
+def _from_weights(path, options, dataset):
+    """A model with the weights of a file, and with the changes of --set; its architecture must stay the file's."""
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import check_classes
+    from maskrcnn_edu.model import MaskRCNN
+
+    if options.preset:
+        raise InputError("--preset cannot be combined with --model PATH: the file brings its own settings; use --set.")
+    source = training.load(path)
+    check_classes(source, dataset, path)
+    model = MaskRCNN(dataclasses.replace(source.config, **dict(map(_change, options.changes))), dataset.class_names)
+    try:
+        model.set_weights(source.get_weights())
+    except ValueError as error:
+        raise InputError(
+            f"{path}: its weights do not fit the changes of --set; change training fields only."
+        ) from error
+    return model
+
+
+def _folder(path):
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _draw(path, image, found, class_names):
+    """A picture of the detections, written aside and renamed."""
+    from maskrcnn_edu import plots
+
+    figure = plots.instances(image, found, class_names=class_names).figure
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, format="png", dpi=120, bbox_inches="tight")
+    os.replace(aside, path)
+
+
+def _print_detections(found, class_names):
+    print(f"  {'class':<20}{'score':>6}   {'y1':>7}{'x1':>7}{'y2':>7}{'x2':>7}{'pixels':>9}")
+    for i in range(len(found)):
+        box = "".join(f"{v:7.1f}" for v in found.boxes[i])
+        pixels = f"{found.masks[i].sum():9d}" if found.masks is not None else ""
+        print(f"  {class_names[found.classes[i]]:<20}{found.scores[i]:6.2f}   {box}{pixels}")
+
+
+def _image_ids(paths):
+    """COCO's names are numbers, which are the ids; other pictures are numbered as they come."""
+    stems = [Path(path).stem for path in paths]
+    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(1, len(paths) + 1))
+
+
+def _picture_names(paths):
+    """A name for each drawing; pictures of one name from several folders get a number."""
+    names = []
+    for path in paths:
+        stem, number = Path(path).stem, 2
+        name = f"{stem}.png"
+        while name in names:
+            name, number = f"{stem}-{number}.png", number + 1
+        names.append(name)
+    return names
+
+
+class _progress:
+    """A progress bar over `count` images on stderr, where somebody watches."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __enter__(self):
+        if not sys.stderr.isatty():
+            return None
+        return lambda done: print(f"\r{done}/{self.count} images", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_):
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
