@@ -14,7 +14,7 @@ MAX_LOG_SIZE = math.log(1000 / 16)  # a delta may not enlarge a box by more than
 
 def area(boxes):
     """(..., 4) -> (...). Empty and inverted boxes have area 0."""
-    y1, x1, y2, x2 = ops.unstack(boxes, 4, axis=-1)
+    y1, x1, y2, x2 = ops.unstack(as_float(boxes), 4, axis=-1)
     return ops.maximum(y2 - y1, 0.0) * ops.maximum(x2 - x1, 0.0)
 
 
@@ -117,6 +117,7 @@ def class_nms(boxes, scores, classes, iou_threshold, count, chunk=1000):
     settled against those kept and among themselves, then the next, until every image is full or has none left. Greedy
     NMS decides about a box by better boxes alone, so this is no approximation.
     """
+    boxes, scores, classes = as_float(boxes), as_float(scores), ops.cast(ops.convert_to_tensor(classes), "int32")
     n = scores.shape[1]
     chunk, count_found = min(chunk, n), min(count, n)
 

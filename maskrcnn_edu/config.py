@@ -24,14 +24,18 @@ CHOICES = {
 # Fields that may be 0; every other number must be positive.
 MAY_BE_ZERO = {
     "sampling_ratio", "rpn_min_size", "rpn_smooth_l1_beta", "box_smooth_l1_beta", "detection_score_threshold",
-    "rpn_negative_threshold", "weight_decay", "momentum", "warmup_steps", "gradient_clip", "pixel_mean", "loss_weights",
+    "rpn_negative_threshold", "weight_decay", "momentum", "warmup_steps", "gradient_clip", "loss_weights",
+    "detection_nms_threshold", "rpn_nms_threshold",
 }  # fmt: skip
 # Fields that are a share or a threshold: between 0 and 1.
 FRACTIONS = {
     "rpn_positive_threshold", "rpn_negative_threshold", "rpn_positive_fraction", "rpn_nms_threshold", "roi_threshold",
     "roi_positive_fraction", "detection_score_threshold", "detection_nms_threshold", "mask_threshold", "momentum",
-    "warmup_factor",
+    "warmup_factor", "lr_steps",
 }  # fmt: skip
+ANY_SIGN = {"pixel_mean"}
+BELOW_ONE = {"detection_score_threshold", "momentum"}  # at 1 nothing would be found, or learnt
+LARGEST = 1e9  # of any number: more is a slip of the keyboard
 MAY_BE_EMPTY = {"box_conv_channels", "mask_conv_channels", "lr_steps"}
 
 
@@ -84,7 +88,7 @@ class Config:
 
     # Anchors and region proposals
     anchor_sizes: tuple = _field(
-        (32, 64, 128, 256, 512), "Side of the square anchor on each level, finest first (FPN 4.1)."
+        (32.0, 64.0, 128.0, 256.0, 512.0), "Side of the square anchor on each level, finest first (FPN 4.1)."
     )
     anchor_ratios: tuple = _field((0.5, 1.0, 2.0), "Height / width of the anchors of a cell (Faster R-CNN 3.1.1).")
     rpn_channels: int = _field(256, "Channels inside the RPN head (FPN 256, the seed 512).")
@@ -175,6 +179,10 @@ class Config:
             )
         if len(self.stage_blocks) != len(self.stage_channels):
             raise InputError("Config.stage_blocks and Config.stage_channels must have one entry a stage each.")
+        if self.bottleneck and min(self.stage_channels) < 4:
+            raise InputError(f"Config.stage_channels is {self.stage_channels}; a bottleneck needs at least 4 channels.")
+        if self.num_levels < 2:
+            raise InputError("Config.stage_blocks has one stage; the pyramid needs a second one, or extra_level.")
         if len(self.anchor_sizes) != self.num_levels:
             raise InputError(
                 f"Config.anchor_sizes has {len(self.anchor_sizes)} entries; the pyramid has {self.num_levels} levels."
@@ -186,13 +194,15 @@ class Config:
             )
         if self.rpn_negative_threshold > self.rpn_positive_threshold:
             raise InputError("Config.rpn_negative_threshold is above rpn_positive_threshold; lower it.")
-        if self.class_agnostic_masks and self.mask_activation == "softmax":
+        if self.mask_head and self.class_agnostic_masks and self.mask_activation == "softmax":
             raise InputError(
                 "Config.mask_activation softmax needs one mask a class; set class_agnostic_masks to False."
             )
         for name, length in (("pixel_mean", 3), ("pixel_std", 3), ("box_delta_weights", 4), ("loss_weights", 5)):
             if len(getattr(self, name)) != length:
                 raise InputError(f"Config.{name} needs {length} numbers; it has {len(getattr(self, name))}.")
+        if not any(self.loss_weights):
+            raise InputError("Config.loss_weights are all 0, so nothing would be learnt; give one that is not.")
 
     @property
     def num_levels(self) -> int:
@@ -258,8 +268,9 @@ PRESETS = {"tiny": Config.tiny, "small": Config.small, "coco": Config.coco}
 def _checked(field, value):
     """`value` of `field` in the field's own type (lists become tuples), or an InputError with its name."""
     name, kind = f"Config.{field.name}", type(field.default)
+    value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's arrays and numbers
     if kind is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise InputError(f"{name} is {value!r}; give a list of numbers.")
         if not value and field.name not in MAY_BE_EMPTY:
             raise InputError(f"{name} is empty; give at least one number.")
@@ -271,7 +282,7 @@ def _checked(field, value):
             raise InputError(f"{name} is {value!r}; give True or False.")
         return value
     if kind is str:
-        if value not in CHOICES[field.name]:
+        if not isinstance(value, str) or value not in CHOICES[field.name]:
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(CHOICES[field.name])}.")
         return value
     return _checked_number(field.name, name, value, kind)
@@ -284,11 +295,12 @@ def _checked_number(field_name, name, value, kind):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {value!r}; give {'a whole number' if kind is int else 'a number'}.") from None
-    smallest_allowed = number >= 0 if field_name in MAY_BE_ZERO else number > 0
-    if not smallest_allowed or number == float("inf"):
-        raise InputError(
-            f"{name} is {value!r}; it must be {'at least' if field_name in MAY_BE_ZERO else 'above'} 0 and finite."
-        )
+    if abs(number) > LARGEST:
+        raise InputError(f"{name} is {value!r}; it must be finite and at most {LARGEST:.0e}.")
+    if field_name not in ANY_SIGN and (number < 0 or (number == 0 and field_name not in MAY_BE_ZERO)):
+        raise InputError(f"{name} is {value!r}; it must be {'at least' if field_name in MAY_BE_ZERO else 'above'} 0.")
     if field_name in FRACTIONS and number > 1:
         raise InputError(f"{name} is {value!r}; it must be at most 1.")
+    if field_name in BELOW_ONE and number == 1:
+        raise InputError(f"{name} is {value!r}; it must be below 1.")
     return number

@@ -24,7 +24,7 @@ def build_box_head(config) -> keras.Model:
     deltas = layers.Dense(
         (config.num_classes - 1) * 4, kernel_initializer=_normal(0.001), name="box_deltas", dtype="float32"
     )(x)  # fmt: skip
-    deltas = layers.Reshape((config.num_classes - 1, 4), name="box_deltas_by_class")(deltas)
+    deltas = layers.Reshape((config.num_classes - 1, 4), name="box_deltas_by_class", dtype="float32")(deltas)
     return keras.Model(feature, [logits, deltas], name="box_head")
 
 

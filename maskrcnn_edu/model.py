@@ -11,6 +11,7 @@ from maskrcnn_edu.anchors import anchors_by_level
 from maskrcnn_edu.backbone import build_backbone
 from maskrcnn_edu.backend import compiled_call, gather
 from maskrcnn_edu.config import Config
+from maskrcnn_edu.datasets.dataset import check_class_names
 from maskrcnn_edu.datasets.transforms import pad, resize, resized_size
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.heads import build_box_head, build_mask_head
@@ -55,10 +56,14 @@ class MaskRCNN(keras.Model):
         super().__init__(name=name, autocast=False, **kwargs)
         if not isinstance(config, Config):
             raise InputError(f"MaskRCNN takes a Config; it got {type(config).__name__}.")
-        names = class_names or ["background"] + [f"class {i}" for i in range(1, config.num_classes)]
-        if len(names) != config.num_classes:
-            raise InputError(f"class_names has {len(names)} names; Config.num_classes is {config.num_classes}.")
-        self.config, self.class_names = config, [str(name) for name in names]
+        if class_names is None:
+            class_names = ["background"] + [f"class {i}" for i in range(1, config.num_classes)]
+        self.config, self.class_names = config, [str(name) for name in class_names]
+        if isinstance(class_names, str) or len(self.class_names) != config.num_classes:
+            raise InputError(
+                f"class_names is {class_names!r}; Config.num_classes wants a list of {config.num_classes}."
+            )
+        check_class_names("MaskRCNN", self.class_names)
         self.backbone = build_backbone(config)
         self.rpn = build_rpn_head(config)
         self.box_head = build_box_head(config)
@@ -71,15 +76,20 @@ class MaskRCNN(keras.Model):
 
     def call(self, batch, training=False):
         """A batch (dict): image (B, H, W, 3), image_size (B, 2), and for the losses boxes, classes, masks and seed."""
+        dtypes = {"image_size": "float32", "boxes": "float32", "classes": "int32"}
+        batch = {name: ops.cast(value, dtypes[name]) if name in dtypes else value for name, value in batch.items()}
         pyramid = self.backbone(self.normalise(batch["image"], batch["image_size"]), training=training)
         logits, deltas = run_rpn_head(self.rpn, pyramid)
         anchors = anchors_by_level(batch["image"].shape[1:3], self.config)
-        learning = "boxes" in batch
         per_level, count = self._proposal_counts(training)
         proposals, scores = select_proposals(
             logits, deltas, anchors, batch["image_size"], per_level, count, self.config
         )
-        if learning:
+        if "boxes" in batch:
+            if self.mask_head and "masks" not in batch:
+                raise InputError(
+                    "The batch has no masks, but the model has a mask head; give mr.loader the model's config."
+                )
             rpn = targets.rpn_targets(np.concatenate(anchors), batch, self.config)
             rpn["logits"] = gather(ops.concatenate(logits, axis=1), rpn["index"])
             rpn["predicted_deltas"] = gather(ops.concatenate(deltas, axis=1), rpn["index"])
@@ -170,13 +180,14 @@ class MaskRCNN(keras.Model):
         if keras.backend.backend() == "tensorflow":
             kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer or build_optimizer(self.config), **kwargs)
-        if self.optimizer.weight_decay and not self.optimizer.built:
-            self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        if not self.optimizer.built:
+            if self.optimizer.weight_decay:
+                self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+            self.optimizer.build(self.trainable_variables)  # now, or TensorFlow would trace the first step twice
 
     def compile_from_config(self, config):
         """Keras' hook when a saved model is opened: compile again, with the optimizer's state to be filled."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, *args, steps_per_epoch=None, **kwargs):
         """As keras.Model.fit; x is a `mr.loader`, which has no end: an epoch defaults to one pass over its dataset.
@@ -196,6 +207,10 @@ class MaskRCNN(keras.Model):
                     raise failure from None
             raise
 
+    def evaluate(self, x=None, *args, steps=None, **kwargs):
+        """As keras.Model.evaluate: the mean losses over `mr.loader(..., training=False)`. AP is in `mr.evaluate`."""
+        return super().evaluate(x, *args, steps=steps or getattr(x, "steps_per_epoch", None), **kwargs)
+
     # Detection
 
     def _heads_for_detections(self, pyramid, proposals, proposal_scores, image_size):
@@ -205,7 +220,7 @@ class MaskRCNN(keras.Model):
         found = boxes.decode(deltas, proposals[:, :, None], config.box_delta_weights)
         rois, num_classes = proposals.shape[1], config.num_classes - 1
         found = boxes.clip(ops.reshape(found, (-1, rois * num_classes, 4)), image_size)
-        exists = ops.logical_and(proposal_scores > -float("inf"), True)[..., None]
+        exists = (proposal_scores > -float("inf"))[..., None]
         usable = ops.logical_and(exists, scores > config.detection_score_threshold)
         scores = ops.reshape(ops.where(usable, scores, 0.0), (-1, rois * num_classes))
         scores = ops.where(boxes.area(found) > 0, scores, 0.0)
@@ -237,6 +252,12 @@ class MaskRCNN(keras.Model):
 
         Returns a list with a `Detections` for each image. Raises InputError for what is no image, with its position.
         """
+        if not isinstance(images, (list, tuple)):
+            images = np.asarray(images)
+            if images.ndim != 4:
+                raise InputError(f"detect got one array of shape {images.shape}; give a list: detect([image]).")
+        if batch_size != int(batch_size) or batch_size < 1:
+            raise InputError(f"detect: batch_size is {batch_size}; give a whole number from 1 on.")
         photographs = [as_photograph(image, position) for position, image in enumerate(images)]
         groups = {}
         for position, photograph in enumerate(photographs):
@@ -297,7 +318,11 @@ class MaskRCNN(keras.Model):
 
 def as_photograph(image, position=0):
     """Any grey or colour image array as (H, W, 3) uint8; see `MaskRCNN.detect` for what is taken."""
-    image = np.asarray(image)
+    image = np.asarray(
+        image.convert("RGB") if hasattr(image, "convert") else image
+    )  # a picture of Pillow's may have a palette
+    if image.dtype.kind not in "buif":
+        raise InputError(f"Image {position} is of type {image.dtype}; give uint8 or float pixels.")
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:

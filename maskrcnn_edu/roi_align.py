@@ -7,6 +7,7 @@ Each takes feature (B, H, W, C), boxes (B, R, 4) in image pixels and the stride 
 from functools import partial
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -96,6 +97,8 @@ def _lay_out(levels, strides):
 def _on_one_level(read, feature, boxes, stride, output_size):
     """The public samplers: the whole feature map is every RoI's window."""
     feature, boxes = ops.convert_to_tensor(feature), as_float(boxes)
+    if "int" in keras.backend.standardize_dtype(feature.dtype):
+        feature = as_float(feature)  # weights between 0 and 1 would all become 0
     height, width = feature.shape[1:3]
     window = Window(*(ops.full_like(boxes[..., 0], float(value)) for value in (stride, 0, height, width)))
     return read(feature, boxes, window, output_size)

@@ -80,7 +80,7 @@ def roi_targets(proposals, truth, config):
     """
     is_object = truth["classes"] > 0
     real = ops.where(is_object[..., None], truth["boxes"], 0.0)
-    candidates = ops.concatenate([real, proposals], axis=1)
+    candidates = ops.concatenate([proposals, real], axis=1)  # last: empty slots then move no proposal's random key
     matched, label = match_with_crowds(
         candidates, truth["boxes"], truth["classes"],
         positive_threshold=config.roi_threshold, negative_threshold=config.roi_threshold,
