@@ -19,6 +19,7 @@ from maskrcnn_edu.errors import InputError
 SHAPES_TRAINING_IMAGES = 10_000
 SHAPES_TEST_IMAGES = 200
 DEMO_IMAGES = 6
+DRAWN_SCORE = 0.5  # pictures with every doubtful detection are hard to read
 
 
 def main(arguments=None) -> int:
@@ -29,6 +30,8 @@ def main(arguments=None) -> int:
     except InputError as error:
         print(f"maskrcnn-edu: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has closed it, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise
@@ -80,6 +83,10 @@ def _parser():
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     detect.add_argument("--model", required=True, metavar="PATH", help="a .keras file")
     detect.add_argument("--out", metavar="DIR", default="detections", help="where results go (default: %(default)s)")
+    detect.add_argument(
+        "--score", type=float, default=DRAWN_SCORE, metavar="S",
+        help="draw and print what scores at least this; detections.json has all (default: %(default)s)",
+    )  # fmt: skip
     return parser
 
 
@@ -121,7 +128,7 @@ def _demo(options):
     print("Looking at pictures; the first takes a few seconds longer, while the model is compiled.")
     for i in range(len(dataset)):
         image = dataset.load_image(i)
-        (found,) = model.detect([image])
+        found = _from_score(model.detect([image])[0], DRAWN_SCORE)
         _draw(out / f"shapes-{i + 1}.png", image, found, model.class_names)
         print(f"\n{out / f'shapes-{i + 1}.png'}")
         _print_detections(found, model.class_names)
@@ -208,11 +215,12 @@ def _detect(options):
         options.images, images, _image_ids(options.images), _picture_names(options.images), strict=True
     ):
         (found,) = model.detect([image])
-        _draw(out / picture, image, found, model.class_names)
         for entry in as_coco(found, image_id):
             entries.append(
                 {**entry, "file_name": Path(path).name, "category_name": model.class_names[entry["category_id"]]}
             )
+        found = _from_score(found, options.score)
+        _draw(out / picture, image, found, model.class_names)
         print(f"\n{path}: {len(found)} found, drawn in {out / picture}")
         _print_detections(found, model.class_names)
     training.write_json(out / "detections.json", entries)
@@ -301,6 +309,13 @@ def _folder(path):
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _from_score(found, score):
+    """The detections that score at least `score`."""
+    values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    kept = found.scores >= score
+    return type(found)(**{name: value[kept] if value is not None else None for name, value in values.items()})
 
 
 def _draw(path, image, found, class_names):

@@ -256,7 +256,7 @@ class Config:
             "proposals_per_level": 100, "proposals": 60, "roi_canonical_size": 32, "roi_canonical_level": 3,
             "roi_batch_size": 32, "roi_positive_fraction": 0.33, "box_fc_channels": (128, 128),
             "mask_conv_channels": (32, 32), "batch_size": 8, "optimizer": "adamw", "learning_rate": 3e-3,
-            "weight_decay": 1e-4, "gradient_clip": 1.0, "train_steps": 1600, "warmup_steps": 100, "warmup_factor": 0.01,
+            "weight_decay": 1e-4, "gradient_clip": 1.0, "train_steps": 1400, "warmup_steps": 100, "warmup_factor": 0.01,
             "schedule": "cosine", "max_detections": 50,
             **changes,
         })  # fmt: skip

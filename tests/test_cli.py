@@ -101,7 +101,7 @@ def test_detect_draws_and_lists(trained, tmp_path, capsys):
         (tmp_path / folder).mkdir()
         Image.fromarray(mr.ShapesDataset(1, seed=9).load_image(0)).save(tmp_path / folder / "picture.jpg")
     pictures, out = [str(tmp_path / folder / "picture.jpg") for folder in "ab"], tmp_path / "out"
-    assert main(["detect", *pictures, "--model", model_file(trained), "--out", str(out)]) == 0
+    assert main(["detect", *pictures, "--model", model_file(trained), "--out", str(out), "--score", "0"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["detections.json", "picture-2.png", "picture.png"]
     entries = json.loads((out / "detections.json").read_text())
     assert {entry["image_id"] for entry in entries} == {1, 2} and len(entries) == 10
