@@ -12,6 +12,15 @@ def cell_anchors(size, ratios):
     return (np.stack([-h, -w, h, w], axis=-1) / 2).astype(np.float32)
 
 
+def rounded_level_anchors(image_size, grid, size, ratios):
+    """Anchors of one level as torchvision makes them: corners rounded, strides the image's size // the grid's."""
+    y, x = np.meshgrid(
+        *(np.arange(cells) * (side // cells) for side, cells in zip(image_size, grid, strict=True)), indexing="ij"
+    )
+    corner = np.stack([y, x, y, x], axis=-1).astype(np.float32)
+    return (corner[:, :, None] + np.round(cell_anchors(size, ratios))).reshape(-1, 4)
+
+
 def level_anchors(grid, stride, size, ratios):
     """Anchors of one level: (grid_h * grid_w * A, 4) float32, row by row, cell by cell, ratio by ratio.
 
@@ -33,10 +42,14 @@ def anchors_by_level(image_size, config):
             f"image_size is ({height}, {width}); the network's input is padded to a multiple of "
             f"size_divisor = {config.size_divisor}."
         )
-    return [
-        level_anchors((-(-height // stride), -(-width // stride)), stride, size, config.anchor_ratios)
-        for stride, size in zip(config.strides, config.anchor_sizes, strict=True)
-    ]
+    levels = []
+    for stride, size in zip(config.strides, config.anchor_sizes, strict=True):
+        grid = -(-height // stride), -(-width // stride)
+        if config.anchor_rounding:
+            levels.append(rounded_level_anchors((height, width), grid, size, config.anchor_ratios))
+        else:
+            levels.append(level_anchors(grid, stride, size, config.anchor_ratios))
+    return levels
 
 
 def pyramid_anchors(image_size, config):

@@ -18,6 +18,7 @@ CHOICES = {
     "roi_sampler": ("roi_align", "roi_pool", "crop_and_resize"),
     "mask_activation": ("sigmoid", "softmax"),
     "mask_paste": ("detectron2", "torchvision"),
+    "resize": ("detectron2", "torchvision"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("steps", "cosine"),
 }
@@ -25,7 +26,7 @@ CHOICES = {
 MAY_BE_ZERO = {
     "sampling_ratio", "rpn_min_size", "rpn_smooth_l1_beta", "box_smooth_l1_beta", "detection_score_threshold",
     "rpn_negative_threshold", "weight_decay", "momentum", "warmup_steps", "gradient_clip", "loss_weights",
-    "detection_nms_threshold", "rpn_nms_threshold",
+    "detection_nms_threshold", "rpn_nms_threshold", "detection_min_size", "norm_epsilon",
 }  # fmt: skip
 # Fields that are a share or a threshold: between 0 and 1.
 FRACTIONS = {
@@ -57,6 +58,9 @@ class Config:
     # The image on its way in
     image_min_size: int = _field(800, "The short side is resized to this (FPN section 5.1) ...")
     image_max_size: int = _field(1333, "... unless the long side would pass this (Detectron2, torchvision).")
+    resize: str = _field(
+        "detectron2", "detectron2: Pillow, antialiased, uint8 | torchvision: plain bilinear, float, rounded down."
+    )
     size_divisor: int = _field(
         32, "Images are padded right and below to a multiple of this: the coarsest stride of FPN."
     )
@@ -91,6 +95,7 @@ class Config:
         (32.0, 64.0, 128.0, 256.0, 512.0), "Side of the square anchor on each level, finest first (FPN 4.1)."
     )
     anchor_ratios: tuple = _field((0.5, 1.0, 2.0), "Height / width of the anchors of a cell (Faster R-CNN 3.1.1).")
+    anchor_rounding: bool = _field(False, "Round anchors to whole pixels; a stride is size // cells (torchvision).")
     rpn_channels: int = _field(256, "Channels inside the RPN head (FPN 256, the seed 512).")
     rpn_convs: int = _field(1, "3x3 convolutions in the RPN head (torchvision v2: 2).")
     rpn_positive_threshold: float = _field(0.7, "Anchors of at least this IoU are positive (Faster R-CNN 3.1.2).")
@@ -143,6 +148,7 @@ class Config:
     # Detections
     detection_score_threshold: float = _field(0.05, "Detections must score above this (Detectron2, torchvision).")
     detection_nms_threshold: float = _field(0.5, "NMS within a class (Detectron2, torchvision; the seed 0.3).")
+    detection_min_size: float = _field(0.0, "Detections with a side not above this are dropped (torchvision 1e-2).")
     max_detections: int = _field(100, "Best detections an image (paper section 3.1).")
     mask_threshold: float = _field(0.5, "A pixel belongs to a mask from this probability on (paper section 3.1).")
     mask_paste: str = _field("detectron2", "detectron2 | torchvision: how masks are resized into their box.")
@@ -232,6 +238,32 @@ class Config:
         return cls(**{"stage_blocks": blocks[depth], **changes})
 
     @classmethod
+    def detectron2(cls, depth: int = 50, **changes) -> "Config":
+        """Detectron2's mask_rcnn_R_50_FPN_3x or R_101 as published, for its weights: 81 classes, background first."""
+        return cls.coco(depth, **{
+            "pixel_std": (1.0, 1.0, 1.0), "sampling_ratio": 0, "train_steps": 270_000,
+            "lr_steps": (210 / 270, 250 / 270), **changes,
+        })  # fmt: skip
+
+    @classmethod
+    def torchvision(cls, **changes) -> "Config":
+        """torchvision's maskrcnn_resnet50_fpn as published, for its weights: COCO's raw ids 1..90, so 91 classes."""
+        return cls(**{
+            "num_classes": 91, "resize": "torchvision", "stride_in_1x1": False, "norm_epsilon": 0.0,
+            "anchor_rounding": True, "rpn_min_size": 1e-3, "rpn_smooth_l1_beta": 1 / 9, "proposals_training": 2000,
+            "roi_aligned": False, "box_smooth_l1_beta": 1 / 9, "detection_min_size": 1e-2, "mask_paste": "torchvision",
+            **changes,
+        })  # fmt: skip
+
+    @classmethod
+    def torchvision_v2(cls, **changes) -> "Config":
+        """torchvision's maskrcnn_resnet50_fpn_v2: norms everywhere, two RPN convolutions, a convolutional box head."""
+        return cls.torchvision(**{
+            "norm_epsilon": 1e-5, "backbone_norm": "batch", "fpn_norm": "batch", "head_norm": "batch", "rpn_convs": 2,
+            "box_conv_channels": (256,) * 4, "box_fc_channels": (1024,), **changes,
+        })  # fmt: skip
+
+    @classmethod
     def small(cls, **changes) -> "Config":
         """For photographs on a laptop, from scratch: 256-pixel images, an 11-layer ResNet, batch normalisation."""
         return cls.tiny(**{
@@ -262,7 +294,10 @@ class Config:
         })  # fmt: skip
 
 
-PRESETS = {"tiny": Config.tiny, "small": Config.small, "coco": Config.coco}
+PRESETS = {
+    "tiny": Config.tiny, "small": Config.small, "coco": Config.coco, "detectron2": Config.detectron2,
+    "torchvision": Config.torchvision, "torchvision_v2": Config.torchvision_v2,
+}  # fmt: skip
 
 
 def _checked(field, value):

@@ -12,7 +12,7 @@ from maskrcnn_edu.backbone import build_backbone
 from maskrcnn_edu.backend import compiled_call, gather
 from maskrcnn_edu.config import Config
 from maskrcnn_edu.datasets.dataset import check_class_names
-from maskrcnn_edu.datasets.transforms import pad, resize, resized_size
+from maskrcnn_edu.datasets.transforms import network_size, pad, to_network_size
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.heads import build_box_head, build_mask_head
 from maskrcnn_edu.proposals import build_rpn_head, run_rpn_head, select_proposals
@@ -223,7 +223,8 @@ class MaskRCNN(keras.Model):
         exists = (proposal_scores > -float("inf"))[..., None]
         usable = ops.logical_and(exists, scores > config.detection_score_threshold)
         scores = ops.reshape(ops.where(usable, scores, 0.0), (-1, rois * num_classes))
-        scores = ops.where(boxes.area(found) > 0, scores, 0.0)
+        shortest = ops.minimum(found[..., 2] - found[..., 0], found[..., 3] - found[..., 1])
+        scores = ops.where(shortest > config.detection_min_size, scores, 0.0)
         classes = ops.broadcast_to(ops.tile(ops.arange(1, num_classes + 1), [rois])[None], ops.shape(scores))
         index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
         exists = scores > 0
@@ -272,20 +273,18 @@ class MaskRCNN(keras.Model):
                     found[position] = detections
         return found
 
-    def _network_size(self, photograph):
-        return resized_size(*photograph.shape[:2], self.config.image_min_size, self.config.image_max_size)
-
     def _padded_size(self, photograph):
         """Height and width of the network's input for a photograph: a bounded number of sizes, each compiled once."""
-        return tuple(self.config.round_up(side) for side in self._network_size(photograph))
+        return tuple(self.config.round_up(side) for side in network_size(*photograph.shape[:2], self.config))
 
     def _detect_group(self, photographs, size, batch_size):
         """Detections on up to `batch_size` photographs that share a padded size. Blank images fill the batch up."""
-        image = np.zeros((batch_size, *size, 3), np.uint8)
+        resized = [to_network_size(photograph, self.config) for photograph in photographs]
+        image = np.zeros((batch_size, *size, 3), resized[0].dtype)
         image_size = np.ones((batch_size, 2), np.float32)
-        for i, photograph in enumerate(photographs):
-            image_size[i] = self._network_size(photograph)
-            image[i] = pad(resize(photograph, *image_size[i].astype(int)), *size)
+        for i, photograph in enumerate(resized):
+            image_size[i] = photograph.shape[:2]
+            image[i] = pad(photograph, *size)
         if self._detect_batch is None:
             self._detect_batch = compiled_call(self)
         result = self._detect_batch({"image": image, "image_size": image_size})

@@ -14,9 +14,7 @@ from keras import ops
 from maskrcnn_edu.backend import as_float
 from maskrcnn_edu.boxes import area
 
-MAX_ADAPTIVE_SAMPLES = (
-    8  # samples a bin and axis that adaptive sampling may take; larger RoIs are sampled more sparsely
-)
+MAX_ADAPTIVE_SAMPLES = 64  # of a bin with adaptive sampling; RoIs that want more get them more sparsely
 DENSE_CELLS = 4096  # sheets of up to this many cells are read by two matrix products, larger ones by gathering
 
 
@@ -24,11 +22,17 @@ def roi_align(feature, boxes, stride, output_size, sampling_ratio=2, aligned=Tru
     """RoIAlign (paper, section 3): bilinear samples at exact places, averaged over each bin; nothing is rounded.
 
     feature (B, H, W, C), boxes (B, R, 4) pixels -> (B, R, P, P, C). Each bin is averaged over sampling_ratio x
-    sampling_ratio samples; 0 takes one a cell, up to MAX_ADAPTIVE_SAMPLES an axis (Detectron2). `aligned`: cell centres
+    sampling_ratio samples; 0 takes one a cell, up to MAX_ADAPTIVE_SAMPLES a bin (Detectron2). `aligned`: cell centres
     lie at .5 (Detectron2); without it at whole numbers, and RoIs are at least one cell wide (torchvision's Mask R-CNN).
     """
-    place = partial(align_samples, sampling_ratio=sampling_ratio, aligned=aligned)
-    return _on_one_level(partial(_bilinear, place), feature, boxes, stride, output_size)
+    return _on_one_level(_align(sampling_ratio, aligned), feature, boxes, stride, output_size)
+
+
+def _align(sampling_ratio, aligned):
+    """RoIAlign as a reader of sheets."""
+    if sampling_ratio == 0:
+        return partial(_adaptive, aligned=aligned)
+    return partial(_bilinear, partial(align_samples, sampling_ratio=sampling_ratio, aligned=aligned))
 
 
 def crop_and_resize(feature, boxes, stride, output_size):
@@ -56,9 +60,7 @@ def pool_from_pyramid(pyramid, boxes, output_size, config):
     sheet, windows = _lay_out(pyramid[: len(config.stage_blocks)], config.strides)
     own = roi_level(boxes, config)
     samplers = {
-        "roi_align": partial(
-            _bilinear, partial(align_samples, sampling_ratio=config.sampling_ratio, aligned=config.roi_aligned)
-        ),
+        "roi_align": _align(config.sampling_ratio, config.roi_aligned),
         "crop_and_resize": partial(_bilinear, corner_samples),
         "roi_pool": _maximum,
     }
@@ -119,22 +121,55 @@ def align_samples(low, high, stride, bins, cells, sampling_ratio, aligned):
     low and high are in pixels, positions in cells. The weights of a bin's S samples are 1 / S, 0 for those more than
     a cell outside the map.
     """
-    offset = 0.5 if aligned else 0.0
-    start, length = low / stride - offset, (high - low) / stride
-    if not aligned:
-        length = ops.maximum(length, 1.0)
-    start, bin_size, cells = (v[..., None, None] for v in (start, length / bins, cells))
-    if sampling_ratio > 0:
-        most, samples = sampling_ratio, ops.full_like(bin_size, float(sampling_ratio))
-    else:
-        most = MAX_ADAPTIVE_SAMPLES
-        samples = ops.clip(ops.ceil(bin_size), 0.0, float(most))  # an empty RoI has none and reads 0
-    share = 1.0 / ops.maximum(samples, 1.0)
+    start, bin_size = (v[..., None, None] for v in _align_bins(low, high, stride, bins, aligned))
     bin_index = ops.cast(ops.arange(bins), "float32")[:, None]
-    sample_index = ops.cast(ops.arange(most), "float32")
-    position = start + bin_size * (bin_index + (sample_index + 0.5) * share)
-    counts = ops.logical_and(sample_index < samples, ops.logical_and(position >= -1.0, position <= cells))
-    return ops.minimum(ops.maximum(position, 0.0), cells - 1.0), ops.where(counts, share, 0.0)
+    sample_index = ops.cast(ops.arange(sampling_ratio), "float32")
+    position = start + bin_size * (bin_index + (sample_index + 0.5) / sampling_ratio)
+    return _on_map(position, cells[..., None, None], 1.0 / sampling_ratio)
+
+
+def _align_bins(low, high, stride, bins, aligned):
+    """Start of a RoI and size of its bins along one axis, in cells: (B, R) each -> (B, R), (B, R)."""
+    start, length = low / stride - (0.5 if aligned else 0.0), (high - low) / stride
+    return start, (length if aligned else ops.maximum(length, 1.0)) / bins
+
+
+def _on_map(position, cells, weight):
+    """Samples less than a cell outside the map move to its edge; those farther out weigh nothing."""
+    counts = ops.logical_and(position >= -1.0, position <= cells)
+    return ops.minimum(ops.maximum(position, 0.0), cells - 1.0), ops.where(counts, weight, 0.0)
+
+
+def _adaptive(sheet, boxes, window, output_size, aligned):
+    """RoIAlign with about one sample a cell: every RoI has its own number of samples, rows x columns.
+
+    Sample k of a RoI with c columns of samples is in row k // c, column k % c, so one loop serves RoIs of all shapes:
+    its length is bounded by their area, which the level bounds, and not by the longest side, which nothing does.
+    """
+    start_y, bin_y = _align_bins(boxes[..., 0], boxes[..., 2], window.stride, output_size, aligned)
+    start_x, bin_x = _align_bins(boxes[..., 1], boxes[..., 3], window.stride, output_size, aligned)
+    most = float(MAX_ADAPTIVE_SAMPLES)
+    rows, columns = (ops.clip(ops.ceil(size), 0.0, most) for size in (bin_y, bin_x))  # an empty RoI has none
+    columns = ops.minimum(columns, ops.floor(most / ops.maximum(rows, 1.0)))
+    flat, width = ops.reshape(sheet, (-1, sheet.shape[3])), sheet.shape[2]
+    batch_start = ops.reshape(ops.arange(ops.shape(sheet)[0]) * (sheet.shape[1] * width), (-1, 1, 1, 1))
+    bin_index = ops.cast(ops.arange(output_size), "float32")
+
+    def place(start, bin_size, index, count, cells):
+        share = ((index + 0.5) / ops.maximum(count, 1.0))[..., None]
+        weight = ops.where(index < count, 1.0 / ops.maximum(count, 1.0), 0.0)[..., None]
+        return _on_map(start[..., None] + bin_size[..., None] * (bin_index + share), cells[..., None], weight)
+
+    def add_sample(k, total):
+        row = ops.floor(ops.cast(k, "float32") / ops.maximum(columns, 1.0))
+        y, y_weight = place(start_y, bin_y, row, rows, window.height)
+        x, x_weight = place(start_x, bin_x, ops.cast(k, "float32") - row * columns, columns, window.width)
+        y_taps = _taps((y + window.top[..., None])[..., None], y_weight[..., None], sheet.shape[1])
+        x_taps = _taps(x[..., None], x_weight[..., None], width)
+        return _add_taps(flat, batch_start, width, y_taps, x_taps, total)
+
+    shape = (*ops.shape(boxes)[:2], output_size, output_size, sheet.shape[3])
+    return ops.fori_loop(0, MAX_ADAPTIVE_SAMPLES, add_sample, ops.zeros(shape, sheet.dtype))
 
 
 def corner_samples(low, high, stride, bins, cells):
@@ -171,25 +206,20 @@ def _read_gathered(sheet, rows, cols):
     Equal to `_read_dense` (tests/test_roi_align.py); on large maps the matrices would be almost all zeros.
     """
     height, width, channels = sheet.shape[1:]
-    batch = ops.shape(sheet)[0]
-    row, row_weight = _taps(*rows, height)  # (B, R, P, T)
-    col, col_weight = _taps(*cols, width)
+    batch_start = ops.reshape(ops.arange(ops.shape(sheet)[0]) * (height * width), (-1, 1, 1, 1))
     flat = ops.reshape(sheet, (-1, channels))
-    base = ops.reshape(ops.arange(batch, dtype="int32") * (height * width), (-1, 1, 1, 1))
-    taps = row.shape[-1]
+    return _add_taps(flat, batch_start, width, _taps(*rows, height), _taps(*cols, width), 0.0)
 
-    def add_tap(tap, total):
-        y, x = tap // taps, tap % taps
-        cell = base + ops.take(row, y, axis=-1)[..., :, None] * width + ops.take(col, x, axis=-1)[..., None, :]
-        weight = ops.take(row_weight, y, axis=-1)[..., :, None] * ops.take(col_weight, x, axis=-1)[..., None, :]
-        return total + ops.cast(weight, sheet.dtype)[..., None] * ops.take(flat, cell, axis=0)
 
-    total = add_tap(0, 0.0)
-    if taps <= 4:  # unrolled where the compiler gains from it
-        for tap in range(1, taps * taps):
-            total = add_tap(tap, total)
-        return total
-    return ops.fori_loop(1, taps * taps, add_tap, total)
+def _add_taps(flat, batch_start, width, rows, cols, total):
+    """Adds what the cells at rows x cols (index and weight, (B, R, P, T) each) give to `total` (B, R, P, P, C)."""
+    (row, row_weight), (col, col_weight) = rows, cols
+    for i in range(row.shape[-1]):
+        for j in range(col.shape[-1]):
+            cell = batch_start + row[..., i][..., :, None] * width + col[..., j][..., None, :]
+            weight = row_weight[..., i][..., :, None] * col_weight[..., j][..., None, :]
+            total = total + ops.cast(weight, flat.dtype)[..., None] * ops.take(flat, cell, axis=0)
+    return total
 
 
 def _taps(position, weight, cells):

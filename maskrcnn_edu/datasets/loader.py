@@ -23,7 +23,7 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
     An image keeps at most G = Config.max_instances objects, the largest by area; those below 1 pixel after resizing go.
     An element is a dict of arrays, B = Config.batch_size, S = Config.canvas_size, M = Config.mask_crop_size:
 
-        image: (B, S, S, 3) uint8, zeros right and below.
+        image: (B, S, S, 3) uint8 (float32 where Config.resize is torchvision), zeros right and below.
         image_size: (B, 2) float32, height and width of the part that is image.
         boxes: (B, G, 4) float32 y1, x1, y2, x2, pixels of the padded image; zeros where there is no object.
         classes: (B, G) int32; 0 where there is no object, negative for a crowd.
@@ -85,14 +85,14 @@ def _element(i, rng, dataset, config, flips):
             f"{type(dataset).__name__} image {i} (id {dataset.image_id(i)}) has {image.shape[2]} channels; give RGB."
         )
     boxes, classes, masks = dataset.instances(i, image.shape[:2])
-    size = transforms.resized_size(*image.shape[:2], config.image_min_size, config.image_max_size)
+    size = transforms.network_size(*image.shape[:2], config)
     scaled = boxes * (np.tile(size, 2) / np.tile(image.shape[:2], 2)).astype(np.float32)
 
     kept = _largest(scaled, masks, config.max_instances)
     boxes, classes, masks, scaled = boxes[kept], classes[kept], masks[kept], scaled[kept]
     if config.mask_head:
         masks = transforms.crop_masks(masks, boxes, config.mask_crop_size)
-    image = transforms.resize(image, *size)
+    image = transforms.to_network_size(image, config)
     if flips and rng.random() < 0.5:
         image, scaled, masks = transforms.flip(image, scaled, masks)
 

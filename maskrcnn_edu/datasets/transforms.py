@@ -1,5 +1,7 @@
 """Images, boxes and masks on their way into the network: resize, flip, crop, pad."""
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -18,6 +20,36 @@ def resized_size(height, width, min_size, max_size) -> tuple:
 def resize(image, height, width) -> np.ndarray:
     """The uint8 image (H, W, 3) as (height, width, 3): Pillow's bilinear with antialias (Detectron2)."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def floor_resized_size(height, width, min_size, max_size) -> tuple:
+    """Height and width as torchvision's detection models resize: the same scale, but rounded down."""
+    scale = min(min_size / min(height, width), max_size / max(height, width))
+    return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+
+def resize_plain(image, height, width) -> np.ndarray:
+    """The image (H, W, C) as (height, width, C) float32: bilinear between the nearest pixels, without antialias."""
+    for axis, size in ((0, height), (1, width)):
+        pixels = image.shape[axis]
+        position = np.clip((np.arange(size) + 0.5) * (pixels / size) - 0.5, 0, pixels - 1)
+        below = np.minimum(position.astype(int), max(pixels - 2, 0))
+        share = (position - below).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        above = np.minimum(below + 1, pixels - 1)
+        image = np.take(image, below, axis) * (1 - share) + np.take(image, above, axis) * share
+    return image
+
+
+def network_size(height, width, config) -> tuple:
+    """Height and width that `config` resizes an image to."""
+    rule = {"detectron2": resized_size, "torchvision": floor_resized_size}[config.resize]
+    return rule(height, width, config.image_min_size, config.image_max_size)
+
+
+def to_network_size(image, config) -> np.ndarray:
+    """The uint8 image (H, W, 3) at its `network_size`: uint8, or float32 in the torchvision family."""
+    resample = {"detectron2": resize, "torchvision": resize_plain}[config.resize]
+    return resample(image, *network_size(*image.shape[:2], config))
 
 
 def flip(image, boxes, masks) -> tuple:
