@@ -15,7 +15,7 @@ _HOME = {
     "ConcatenatedDataset": "datasets",
     "Config": "config",
     "Dataset": "datasets",
-    "Detections": "model",
+    "Detections": "detections",
     "InputError": "errors",
     "MaskRCNN": "model",
     "ShapesDataset": "datasets",
@@ -26,8 +26,8 @@ _HOME = {
     "read_image": "datasets",
 }
 _MODULES = (
-    "anchors", "backbone", "boxes", "datasets", "evaluation", "heads", "losses", "masks", "plots", "proposals",
-    "roi_align", "targets", "training",
+    "anchors", "backbone", "boxes", "datasets", "detections", "evaluation", "heads", "keypoints", "losses", "masks",
+    "plots", "proposals", "roi_align", "targets", "training", "weights",
 )  # fmt: skip
 __all__ = sorted([*_HOME, *_MODULES])
 

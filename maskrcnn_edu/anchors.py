@@ -4,6 +4,9 @@ import numpy as np
 
 from maskrcnn_edu.errors import InputError
 
+# The seed names a box by its first and last pixel inside the network: (y1, x1, y2 - 1, x2 - 1).
+LAST_PIXEL = np.float32([0, 0, 1, 1])
+
 
 def cell_anchors(size, ratios):
     """Anchors around the origin, one a ratio (height / width), each of area size**2: (A, 4) float32."""
@@ -49,6 +52,8 @@ def anchors_by_level(image_size, config):
             levels.append(rounded_level_anchors((height, width), grid, size, config.anchor_ratios))
         else:
             levels.append(level_anchors(grid, stride, size, config.anchor_ratios))
+    if config.box_frame == "matterport":
+        levels = [boxes - LAST_PIXEL for boxes in levels]
     return levels
 
 

@@ -81,7 +81,8 @@ def resnet(image, config):
     """Features C2, C3, ... at strides 4, 8, ...: (B, H, W, 3) -> list of (B, H / stride, W / stride, C)."""
     kind = {"norm_kind": config.backbone_norm, "epsilon": config.norm_epsilon}
     x = conv(image, config.stem_channels, 7, "stem", stride=2, activation="relu", **kind)
-    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)  # 0 is neutral: what is pooled has passed a relu
+    padding = ((0, 1), (0, 1)) if config.stem_pool_same else 1
+    x = layers.ZeroPadding2D(padding, name="stem_pool_pad")(x)  # 0 is neutral: what is pooled has passed a relu
     x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     features = []
     for stage, (blocks, channels) in enumerate(zip(config.stage_blocks, config.stage_channels, strict=True), start=2):

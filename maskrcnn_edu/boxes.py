@@ -70,6 +70,13 @@ def clip(boxes, image_size):
     return ops.maximum(ops.minimum(as_float(boxes), ops.concatenate([size, size], axis=-1)), 0.0)
 
 
+def clip_to_window(boxes, window):
+    """Cut boxes (B, N, 4) to a box of each image, window (B, 4)."""
+    low, high = as_float(window)[..., None, :2], as_float(window)[..., None, 2:]
+    boxes = ops.maximum(as_float(boxes), ops.concatenate([low, low], axis=-1))
+    return ops.minimum(boxes, ops.concatenate([high, high], axis=-1))
+
+
 def nms(boxes, scores, iou_threshold, classes=None):
     """Greedy non-maximum suppression: (..., N, 4), (..., N) -> (..., N) bool, True where a box is kept.
 

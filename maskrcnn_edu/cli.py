@@ -1,4 +1,4 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | weights.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 2 bad input
 (one sentence on stderr), 130 interrupted.
@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from maskrcnn_edu import cli_weights
 from maskrcnn_edu.config import PRESETS, Config
 from maskrcnn_edu.errors import InputError
 
@@ -55,8 +56,9 @@ def _parser():
     train = _command(commands, "train", _train, "Train a model. It goes to a folder of its own under --logs.")
     _dataset_arguments(train, "train2017")
     train.add_argument(
-        "--model", default="new", metavar="new|last|PATH",
-        help="start anew, go on with the last run, or start from the weights of a file (default: %(default)s)",
+        "--model", default="new", metavar="new|last|PATH|NAME",
+        help="start anew, go on with the last run, or start from the weights of a file or from published ones "
+        "(default: %(default)s)",
     )  # fmt: skip
     train.add_argument("--preset", choices=PRESETS, help="settings to start from (default: tiny for shapes, else coco)")
     train.add_argument(
@@ -72,8 +74,9 @@ def _parser():
     evaluate = _command(commands, "evaluate", _evaluate, "Measure a model: COCO's twelve numbers for boxes and masks.")
     _dataset_arguments(evaluate, "val2017")
     evaluate.add_argument(
-        "--model", required=True, metavar="last|PATH", help="the last run under --logs, or a .keras file"
-    )
+        "--model", required=True, metavar="last|PATH|NAME",
+        help="the last run under --logs, a .keras file, or published weights",
+    )  # fmt: skip
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
     evaluate.add_argument("--out", metavar="FILE", help="write the numbers to this JSON file")
 
@@ -81,12 +84,15 @@ def _parser():
         commands, "detect", _detect, "Find objects on photographs; draws them and lists them as COCO does."
     )
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
-    detect.add_argument("--model", required=True, metavar="PATH", help="a .keras file")
+    detect.add_argument("--model", required=True, metavar="PATH|NAME", help="a .keras file, or published weights")
     detect.add_argument("--out", metavar="DIR", default="detections", help="where results go (default: %(default)s)")
     detect.add_argument(
         "--score", type=float, default=DRAWN_SCORE, metavar="S",
         help="draw and print what scores at least this; detections.json has all (default: %(default)s)",
     )  # fmt: skip
+
+    weights = commands.add_parser("weights", help=cli_weights.DESCRIPTION, description=cli_weights.DESCRIPTION)
+    cli_weights.add_weights(weights)
     return parser
 
 
@@ -102,6 +108,7 @@ def _dataset_arguments(parser, split):
         "--dataset", metavar="DIR", help="COCO's folder: annotations/instances_SPLIT.json and SPLIT/ with the pictures"
     )
     parser.add_argument("--split", default=split, help="which part of it (default: %(default)s)")
+    parser.add_argument("--keypoints", action="store_true", help="coco's persons: person_keypoints_SPLIT.json instead")
     parser.add_argument("--logs", metavar="DIR", default="logs", help="where runs are kept (default: %(default)s)")
 
 
@@ -116,7 +123,7 @@ def _positive(text):
 
 
 def _demo(options):
-    _import_keras()
+    import_keras()
     from maskrcnn_edu import training
     from maskrcnn_edu.datasets import ShapesDataset
     from maskrcnn_edu.datasets.shapes import TEST_SEED
@@ -140,7 +147,7 @@ def _train(options):
         raise InputError("--preset and --set cannot change a run that goes on; leave them out, or use --model new.")
     config = None if options.model == "last" else _config(options, len(dataset.class_names))
 
-    keras = _import_keras()
+    keras = import_keras()
     from maskrcnn_edu import training
     from maskrcnn_edu.evaluation import check_classes
     from maskrcnn_edu.model import MaskRCNN
@@ -170,32 +177,31 @@ def _train(options):
         if int(model.optimizer.iterations) == 0:  # it never got anywhere: leave nothing that --model last would find
             shutil.rmtree(run, ignore_errors=True)
         raise
-    folder = f" --dataset {options.dataset}" if options.dataset else ""
+    folder = f" --dataset {options.dataset}{' --keypoints' * options.keypoints}" if options.dataset else ""
     print(f"Done: {run / training.CHECKPOINT}")
     print(f"Measure it: maskrcnn-edu evaluate {options.data}{folder} --model last --logs {options.logs}")
 
 
 def _evaluate(options):
     dataset = _dataset(options)
-    _import_keras()
+    import_keras()
     from maskrcnn_edu import training
-    from maskrcnn_edu.evaluation import METRICS, check_classes, evaluate
+    from maskrcnn_edu.evaluation import class_numbers, evaluate
 
     path = options.model
     if path == "last":
         path = training.last_run(options.logs, options.data) / training.CHECKPOINT
-    model = training.load(path)
-    check_classes(model, dataset, path)
+    model = _open(path)
+    class_numbers(model, dataset, path)  # before the wait, and with the path
     count = min(options.limit or len(dataset), len(dataset))
     print(f"Evaluating {path} on {count} images; the first takes longer, while the model is compiled.", flush=True)
-    with _progress(count) as progress:
-        scores = evaluate(model, dataset, options.limit, per_class=True, progress=progress)
+    scores = evaluate(model, dataset, options.limit, per_class=True, progress=_progress_bar(count))
     by_class = scores.pop("per_class")
     for kind, values in scores.items():
-        print(f"{kind}: " + "  ".join(f"{name} {values[name]:.3f}" for name in METRICS))
-    print("AP by class" + "".join(f"{kind:>8}" for kind in scores))
+        print(f"{kind}: " + "  ".join(f"{name} {values[name]:.3f}" for name in values))
+    print("AP by class" + "".join(f"{kind:>10}" for kind in scores))
     for name in dataset.class_names[1:]:
-        print(f"  {name:<20}" + "".join(f"{by_class[kind][name]:8.3f}" for kind in scores))
+        print(f"  {name:<20}" + "".join(f"{by_class[kind][name]:10.3f}" for kind in scores))
     if options.out:
         training.write_json(options.out, scores)
 
@@ -204,18 +210,18 @@ def _detect(options):
     from maskrcnn_edu.datasets import read_image
 
     images = [read_image(path) for path in options.images]  # all of them first: a bad one should not cost a wait
-    _import_keras()
+    import_keras()
     from maskrcnn_edu import training
     from maskrcnn_edu.evaluation import as_coco
 
-    model = training.load(options.model)
+    model = _open(options.model)
     out = _folder(options.out)
     entries = []
     for path, image, image_id, picture in zip(
         options.images, images, _image_ids(options.images), _picture_names(options.images), strict=True
     ):
         (found,) = model.detect([image])
-        for entry in as_coco(found, image_id):
+        for entry in as_coco(found, image_id, keypoint_offset=model.config.keypoint_offset):
             entries.append(
                 {**entry, "file_name": Path(path).name, "category_name": model.class_names[entry["category_id"]]}
             )
@@ -230,7 +236,7 @@ def _detect(options):
 # What the commands share
 
 
-def _import_keras():
+def import_keras():
     """Keras, imported without the notes that TensorFlow writes past Python onto stderr; they would bury ours."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -252,7 +258,7 @@ def _dataset(options, limit=None):
     if options.data == "coco":
         if not options.dataset:
             raise InputError("coco needs --dataset DIR, a folder with annotations/ and the pictures.")
-        dataset = CocoDataset(options.dataset, options.split)
+        dataset = CocoDataset(options.dataset, options.split, options.keypoints)
     elif options.dataset:
         raise InputError("--dataset is for coco; shapes are drawn on the spot, so leave it out.")
     elif options.run is _train:
@@ -285,14 +291,38 @@ def _change(text):
         return name, value  # a word, such as group
 
 
+def _open(name):
+    """The model of a .keras file or of a name of published weights."""
+    from maskrcnn_edu import training
+    from maskrcnn_edu.model import MaskRCNN
+    from maskrcnn_edu.weights.published import PUBLISHED
+
+    return MaskRCNN.from_pretrained(name) if name in PUBLISHED else training.load(name)
+
+
+def _fine_tuned(name, options, dataset):
+    """A model for the dataset's classes from published weights: layers of other classes start anew, and it says so."""
+    from maskrcnn_edu.model import MaskRCNN
+    from maskrcnn_edu.weights import fetch, load
+    from maskrcnn_edu.weights.published import find
+
+    changes = {"num_classes": len(dataset.class_names), **dict(map(_change, options.changes))}
+    model = MaskRCNN(find(name).config(**changes), dataset.class_names)
+    print(load(model, fetch(name), strict=False))
+    return model
+
+
 def _from_weights(path, options, dataset):
     """A model with the weights of a file, and with the changes of --set; its architecture must stay the file's."""
     from maskrcnn_edu import training
     from maskrcnn_edu.evaluation import check_classes
     from maskrcnn_edu.model import MaskRCNN
+    from maskrcnn_edu.weights.published import PUBLISHED
 
     if options.preset:
         raise InputError("--preset cannot be combined with --model PATH: the file brings its own settings; use --set.")
+    if path in PUBLISHED:
+        return _fine_tuned(path, options, dataset)
     source = training.load(path)
     check_classes(source, dataset, path)
     model = MaskRCNN(dataclasses.replace(source.config, **dict(map(_change, options.changes))), dataset.class_names)
@@ -356,20 +386,13 @@ def _picture_names(paths):
     return names
 
 
-class _progress:
-    """A progress bar over `count` images on stderr, where somebody watches."""
+def _progress_bar(count):
+    """A progress bar over `count` images where somebody watches: a function of how many are done, or None."""
+    if not sys.stdout.isatty():
+        return None
+    import keras
 
-    def __init__(self, count):
-        self.count = count
-
-    def __enter__(self):
-        if not sys.stderr.isatty():
-            return None
-        return lambda done: print(f"\r{done}/{self.count} images", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_):
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+    return keras.utils.Progbar(count, unit_name="image").update
 
 
 if __name__ == "__main__":

@@ -14,11 +14,16 @@ def _field(default, doc):
 CHOICES = {
     "backbone_norm": ("frozen", "batch", "sync", "group", "none"),
     "fpn_norm": ("batch", "sync", "group", "none"),
-    "head_norm": ("batch", "sync", "group", "none"),
+    "head_norm": ("frozen", "batch", "sync", "group", "none"),
     "roi_sampler": ("roi_align", "roi_pool", "crop_and_resize"),
     "mask_activation": ("sigmoid", "softmax"),
-    "mask_paste": ("detectron2", "torchvision"),
-    "resize": ("detectron2", "torchvision"),
+    "mask_paste": ("detectron2", "torchvision", "matterport"),
+    "keypoint_visibility": ("score", "one"),
+    "resize": ("detectron2", "torchvision", "matterport"),
+    "box_frame": ("continuous", "matterport"),
+    "proposal_choice": ("per_level", "joint"),
+    "detection_rule": ("every_class", "best_class"),
+    "roi_level_rounding": ("floor", "nearest"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("steps", "cosine"),
 }
@@ -26,7 +31,8 @@ CHOICES = {
 MAY_BE_ZERO = {
     "sampling_ratio", "rpn_min_size", "rpn_smooth_l1_beta", "box_smooth_l1_beta", "detection_score_threshold",
     "rpn_negative_threshold", "weight_decay", "momentum", "warmup_steps", "gradient_clip", "loss_weights",
-    "detection_nms_threshold", "rpn_nms_threshold", "detection_min_size", "norm_epsilon",
+    "detection_nms_threshold", "rpn_nms_threshold", "detection_min_size", "norm_epsilon", "keypoints",
+    "keypoint_offset",
 }  # fmt: skip
 # Fields that are a share or a threshold: between 0 and 1.
 FRACTIONS = {
@@ -37,7 +43,7 @@ FRACTIONS = {
 ANY_SIGN = {"pixel_mean"}
 BELOW_ONE = {"detection_score_threshold", "momentum"}  # at 1 nothing would be found, or learnt
 LARGEST = 1e9  # of any number: more is a slip of the keyboard
-MAY_BE_EMPTY = {"box_conv_channels", "mask_conv_channels", "lr_steps"}
+MAY_BE_EMPTY = {"box_conv_channels", "mask_conv_channels", "keypoint_conv_channels", "lr_steps"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +65,9 @@ class Config:
     image_min_size: int = _field(800, "The short side is resized to this (FPN section 5.1) ...")
     image_max_size: int = _field(1333, "... unless the long side would pass this (Detectron2, torchvision).")
     resize: str = _field(
-        "detectron2", "detectron2: Pillow, antialiased, uint8 | torchvision: plain bilinear, float, rounded down."
+        "detectron2",
+        "detectron2: Pillow, antialiased, uint8 | torchvision: plain bilinear, float, rounded down | "
+        "matterport: enlarged only, centred in a square.",
     )
     size_divisor: int = _field(
         32, "Images are padded right and below to a multiple of this: the coarsest stride of FPN."
@@ -76,6 +84,7 @@ class Config:
 
     # Backbone: ResNet (He et al., 2016) and FPN
     stem_channels: int = _field(64, "Channels of the 7 x 7 convolution that starts a ResNet.")
+    stem_pool_same: bool = _field(False, "Max-pooling of the stem pads below and right alone (Keras' same; the seed).")
     bottleneck: bool = _field(True, "Blocks of 1x1, 3x3, 1x1 convolutions; False: two 3x3, as in ResNet-18 and 34.")
     stage_blocks: tuple = _field((3, 4, 6, 3), "Blocks a stage, from C2: ResNet-50 (3,4,6,3), ResNet-101 (3,4,23,3).")
     stage_channels: tuple = _field((256, 512, 1024, 2048), "Channels that each stage puts out.")
@@ -96,6 +105,7 @@ class Config:
     )
     anchor_ratios: tuple = _field((0.5, 1.0, 2.0), "Height / width of the anchors of a cell (Faster R-CNN 3.1.1).")
     anchor_rounding: bool = _field(False, "Round anchors to whole pixels; a stride is size // cells (torchvision).")
+    box_frame: str = _field("continuous", "continuous | matterport: y2 and x2 are last pixels inside the network.")
     rpn_channels: int = _field(256, "Channels inside the RPN head (FPN 256, the seed 512).")
     rpn_convs: int = _field(1, "3x3 convolutions in the RPN head (torchvision v2: 2).")
     rpn_positive_threshold: float = _field(0.7, "Anchors of at least this IoU are positive (Faster R-CNN 3.1.2).")
@@ -103,6 +113,7 @@ class Config:
     rpn_batch_size: int = _field(256, "Anchors sampled for the loss, an image (Faster R-CNN 3.1.3).")
     rpn_positive_fraction: float = _field(0.5, "At most this share of them positive (Faster R-CNN 3.1.3).")
     rpn_smooth_l1_beta: float = _field(0.0, "Where smooth L1 turns linear; 0 is plain L1 (torchvision 1/9).")
+    proposal_choice: str = _field("per_level", "per_level (FPN) | joint: the best of all levels together (the seed).")
     rpn_nms_threshold: float = _field(0.7, "Proposals above this IoU with a better one are dropped (Faster R-CNN 3.3).")
     rpn_min_size: float = _field(0.0, "Proposals with a side not above this are dropped (torchvision 1e-3).")
     proposals_per_level_training: int = _field(2000, "Best proposals a level before NMS, training (Detectron2).")
@@ -122,6 +133,7 @@ class Config:
     roi_aligned: bool = _field(
         True, "Shift RoIs by half a cell, so that cell centres are at .5 (Detectron2; torchvision not)."
     )
+    roi_level_rounding: str = _field("floor", "floor (FPN equation 1) | nearest (the seed).")
     roi_canonical_size: int = _field(224, "A RoI of this side is read from the canonical level (FPN equation 1).")
     roi_canonical_level: int = _field(4, "k0 of FPN equation 1.")
     roi_batch_size: int = _field(512, "RoIs sampled for the heads' losses, an image (FPN section 5.2).")
@@ -132,7 +144,7 @@ class Config:
     box_pool_size: int = _field(7, "Side of the RoI feature that the box head reads.")
     box_conv_channels: tuple = _field((), "Convolutions before the dense layers (torchvision v2: four of 256).")
     box_fc_channels: tuple = _field((1024, 1024), "Dense layers (FPN section 4.2).")
-    head_norm: str = _field("none", "Norm after the convolutions of the heads: batch | sync | group | none.")
+    head_norm: str = _field("none", "Norm after the convolutions of the heads: frozen | batch | sync | group | none.")
     box_delta_weights: tuple = _field((10.0, 10.0, 5.0, 5.0), "Scale of dy, dx, dh, dw in the box head (Fast R-CNN).")
     box_smooth_l1_beta: float = _field(0.0, "Where smooth L1 turns linear; 0 is plain L1 (torchvision 1/9).")
 
@@ -145,7 +157,20 @@ class Config:
     )
     mask_activation: str = _field("sigmoid", "sigmoid | softmax over the classes, which compete then (paper table 2b).")
 
+    # Keypoint head
+    keypoints: int = _field(0, "Keypoints of an object (COCO's persons: 17); 0: no keypoint head (paper section 5).")
+    keypoint_pool_size: int = _field(14, "Side of the RoI feature that it reads; heatmaps are four times as large.")
+    keypoint_conv_channels: tuple = _field((512,) * 8, "Convolutions before the deconvolution (paper section 5).")
+    keypoint_offset: float = _field(0.5, "COCO's pixel 0 is at this coordinate: its middle (torchvision 0).")
+    keypoint_visibility: str = _field(
+        "score", "Third column of detected keypoints: score, the probability (Detectron2) | one (torchvision)."
+    )
+    keypoint_loss_weight: float = _field(1.0, "Of the keypoint loss (Detectron2, torchvision).")
+
+    soft_masks: bool = _field(False, "Mask targets keep the covered share of a cell (torchvision); else 0 or 1.")
+
     # Detections
+    detection_rule: str = _field("every_class", "every_class of a RoI may be detected | best_class alone (the seed).")
     detection_score_threshold: float = _field(0.05, "Detections must score above this (Detectron2, torchvision).")
     detection_nms_threshold: float = _field(0.5, "NMS within a class (Detectron2, torchvision; the seed 0.3).")
     detection_min_size: float = _field(0.0, "Detections with a side not above this are dropped (torchvision 1e-2).")
@@ -204,6 +229,8 @@ class Config:
             raise InputError(
                 "Config.mask_activation softmax needs one mask a class; set class_agnostic_masks to False."
             )
+        if self.keypoints and self.box_frame != "continuous":
+            raise InputError("Config.keypoints need box_frame continuous; set one of the two.")
         for name, length in (("pixel_mean", 3), ("pixel_std", 3), ("box_delta_weights", 4), ("loss_weights", 5)):
             if len(getattr(self, name)) != length:
                 raise InputError(f"Config.{name} needs {length} numbers; it has {len(getattr(self, name))}.")
@@ -252,6 +279,7 @@ class Config:
             "num_classes": 91, "resize": "torchvision", "stride_in_1x1": False, "norm_epsilon": 0.0,
             "anchor_rounding": True, "rpn_min_size": 1e-3, "rpn_smooth_l1_beta": 1 / 9, "proposals_training": 2000,
             "roi_aligned": False, "box_smooth_l1_beta": 1 / 9, "detection_min_size": 1e-2, "mask_paste": "torchvision",
+            "soft_masks": True,
             **changes,
         })  # fmt: skip
 
@@ -261,6 +289,37 @@ class Config:
         return cls.torchvision(**{
             "norm_epsilon": 1e-5, "backbone_norm": "batch", "fpn_norm": "batch", "head_norm": "batch", "rpn_convs": 2,
             "box_conv_channels": (256,) * 4, "box_fc_channels": (1024,), **changes,
+        })  # fmt: skip
+
+    @classmethod
+    def matterport(cls, depth: int = 101, **changes) -> "Config":
+        """The seed's COCO model as published, for its weights: 1024-pixel squares, RoIs by crop-and-resize."""
+        return cls.coco(depth, **{
+            "resize": "matterport", "image_max_size": 1024, "size_divisor": 64, "pixel_mean": (123.7, 116.8, 103.9),
+            "pixel_std": (1.0, 1.0, 1.0), "stem_pool_same": True, "norm_epsilon": 1e-3, "head_norm": "frozen",
+            "anchor_ratios": (2.0, 1.0, 0.5), "box_frame": "matterport", "rpn_channels": 512,
+            "proposal_choice": "joint", "proposals_per_level": 6000, "proposals_per_level_training": 6000,
+            "proposals_training": 2000, "roi_sampler": "crop_and_resize", "roi_level_rounding": "nearest",
+            "roi_batch_size": 200, "roi_positive_fraction": 0.33, "rpn_smooth_l1_beta": 1.0, "box_smooth_l1_beta": 1.0,
+            "detection_rule": "best_class", "detection_score_threshold": 0.7, "detection_nms_threshold": 0.3,
+            "mask_paste": "matterport", "learning_rate": 0.001, "batch_size": 2, "gradient_clip": 5.0,
+            **changes,
+        })  # fmt: skip
+
+    @classmethod
+    def torchvision_keypoint(cls, **changes) -> "Config":
+        """torchvision's keypointrcnn_resnet50_fpn as published: persons, their boxes and 17 keypoints, no masks."""
+        return cls.torchvision(**{
+            "num_classes": 2, "mask_head": False, "keypoints": 17, "keypoint_offset": 0.0, "keypoint_visibility": "one",
+            **changes,
+        })  # fmt: skip
+
+    @classmethod
+    def detectron2_keypoint(cls, **changes) -> "Config":
+        """Detectron2's keypoint_rcnn_R_50_FPN_3x as published: persons, their boxes and 17 keypoints, no masks."""
+        return cls.detectron2(**{
+            "num_classes": 2, "mask_head": False, "keypoints": 17, "box_smooth_l1_beta": 0.5,
+            "proposals_training": 1500, **changes,
         })  # fmt: skip
 
     @classmethod
@@ -296,7 +355,8 @@ class Config:
 
 PRESETS = {
     "tiny": Config.tiny, "small": Config.small, "coco": Config.coco, "detectron2": Config.detectron2,
-    "torchvision": Config.torchvision, "torchvision_v2": Config.torchvision_v2,
+    "matterport": Config.matterport, "torchvision": Config.torchvision, "torchvision_v2": Config.torchvision_v2,
+    "torchvision_keypoint": Config.torchvision_keypoint, "detectron2_keypoint": Config.detectron2_keypoint,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The heads: what a RoI's feature says about its class, its box and its mask."""
+"""The heads: what a RoI's feature says about its class, its box, its mask and its keypoints."""
 
 import keras
 from keras import layers, ops
@@ -50,6 +50,23 @@ def build_mask_head(config) -> keras.Model:
         masks = 1 if config.class_agnostic_masks else config.num_classes - 1
         logits = MaskPredictor(masks, name="mask_logits", dtype="float32")(x, classes)
     return keras.Model([feature, classes], logits, name="mask_head")
+
+
+def build_keypoint_head(config) -> keras.Model:
+    """Keypoints of a RoI: convolutions, a deconvolution that doubles the side, bilinear doubling (paper section 5).
+
+    feature (N, P, P, C) -> heatmaps (N, 4P, 4P, keypoints), the logits of one softmax over all cells a keypoint.
+    """
+    side = config.keypoint_pool_size
+    feature = x = keras.Input((side, side, config.fpn_channels), name="roi_feature")
+    kind = {"norm_kind": config.head_norm, "epsilon": config.norm_epsilon, "activation": "relu"}
+    for i, channels in enumerate(config.keypoint_conv_channels, start=1):
+        x = conv(x, channels, 3, f"keypoint_conv{i}", **kind)
+    x = layers.Conv2DTranspose(
+        config.keypoints, 4, 2, "same", kernel_initializer=_normal(0.001), name="keypoint_logits", dtype="float32"
+    )(x)
+    x = layers.UpSampling2D(2, interpolation="bilinear", name="keypoint_up", dtype="float32")(x)
+    return keras.Model(feature, x, name="keypoint_head")
 
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")

@@ -1,4 +1,4 @@
-"""The five losses (paper, section 3, and the RPN's two of Faster R-CNN). An empty set gives 0, never NaN."""
+"""The losses (paper, sections 3 and 5, and the RPN's two of Faster R-CNN). An empty set gives 0, never NaN."""
 
 from keras import ops
 
@@ -80,3 +80,14 @@ def softmax_mask_loss(logits, target, target_class, positive):
     log_p = ops.log_softmax(logits, axis=-1)
     right = ops.one_hot(pixel_class, logits.shape[-1], dtype="float32")
     return mean_where(ops.mean(-ops.sum(log_p * right, axis=-1), axis=(-2, -1)), positive)
+
+
+def keypoint_loss(logits, target, positive):
+    """Softmax cross-entropy over the cells of a heatmap (paper, section 5), averaged over the known keypoints.
+
+    logits (B, P, m, m, K), target (B, P, K) the right cell or -1 where there is none, positive (B, P) bool.
+    """
+    side, keypoints = logits.shape[-2], logits.shape[-1]
+    log_p = ops.log_softmax(ops.reshape(logits, (-1, logits.shape[1], side * side, keypoints)), axis=2)
+    right = ops.take_along_axis(log_p, ops.maximum(target, 0)[:, :, None], axis=2)[:, :, 0]
+    return mean_where(-right, ops.logical_and(target >= 0, positive[..., None]))

@@ -9,7 +9,8 @@ def paste(masks, boxes, height, width, mode="detectron2", threshold=0.5):
     """Masks resized into their boxes on an image: (N, m, m) probabilities, (N, 4) -> (N, height, width) bool.
 
     A pixel is set where the resized mask reaches `threshold`. Only pixels in reach of a box are computed. `mode`:
-    "detectron2" looks each pixel's centre up in the mask; "torchvision" rounds the box outwards to whole pixels first.
+    "detectron2" looks each pixel's centre up in the mask; "torchvision" rounds the box outwards to whole pixels first;
+    "matterport" takes boxes of whole pixels.
 
     Raises InputError on an unknown mode.
     """
@@ -23,9 +24,13 @@ def paste(masks, boxes, height, width, mode="detectron2", threshold=0.5):
 
 def paste_window(mask, box, height, width, mode):
     """One mask (m, m) resized into its box (4,) -> the window's corner (y, x) and its probabilities (h, w)."""
-    matrices = {"detectron2": _pixel_centre_matrix, "torchvision": _whole_box_matrix}
+    matrices = {
+        "detectron2": _pixel_centre_matrix,
+        "torchvision": _whole_box_matrix,
+        "matterport": _whole_pixel_matrix,
+    }
     if mode not in matrices:
-        raise InputError(f"paste mode is {mode!r}; choose detectron2 or torchvision.")
+        raise InputError(f"paste mode is {mode!r}; choose {', '.join(matrices)}.")
     if not np.isfinite(box).all():
         return (0, 0), np.zeros((0, 0), np.float32)
     y, wy = matrices[mode](box[0], box[2], mask.shape[0], height)
@@ -53,6 +58,15 @@ def _whole_box_matrix(low, high, side, size):
     position = np.clip((np.arange(pixels, dtype=np.float32) + 0.5) * ((side + 2) / pixels) - 0.5, 0, side + 1) - 1
     start, end = np.clip([first, last + 1], 0, size)
     return int(start), _hat(position, side)[start - first : max(end, start) - first]
+
+
+def _whole_pixel_matrix(low, high, side, size):
+    """The seed: the box is of whole pixels, and the mask resized to it as if nothing were around it."""
+    first, last = int(low), int(high)
+    pixels = max(last - first, 0)
+    matrix = _hat((np.arange(pixels, dtype=np.float32) + 0.5) * (side / max(pixels, 1)) - 0.5, side)
+    start, end = np.clip([first, last], 0, size)
+    return int(start), matrix[start - first : max(end, start) - first]
 
 
 def _hat(position, side):

@@ -6,37 +6,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from maskrcnn_edu import boxes, losses, masks, targets
-from maskrcnn_edu.anchors import anchors_by_level
+from maskrcnn_edu import boxes, losses, targets
+from maskrcnn_edu.anchors import LAST_PIXEL, anchors_by_level
 from maskrcnn_edu.backbone import build_backbone
 from maskrcnn_edu.backend import compiled_call, gather
 from maskrcnn_edu.config import Config
 from maskrcnn_edu.datasets.dataset import check_class_names
-from maskrcnn_edu.datasets.transforms import network_size, pad, to_network_size
+from maskrcnn_edu.detections import as_photograph, on_photograph, padded_size, to_batch
 from maskrcnn_edu.errors import InputError
-from maskrcnn_edu.heads import build_box_head, build_mask_head
-from maskrcnn_edu.proposals import build_rpn_head, run_rpn_head, select_proposals
+from maskrcnn_edu.heads import build_box_head, build_keypoint_head, build_mask_head
+from maskrcnn_edu.proposals import build_rpn_head, run_rpn_head, select_joint_proposals, select_proposals
 from maskrcnn_edu.roi_align import pool_from_pyramid
 from maskrcnn_edu.training import build_optimizer
 
 LOSSES = ("rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
-
-
-@dataclasses.dataclass
-class Detections:
-    """What was found on one photograph, best first.
-
-    boxes (N, 4) float32 y1 x1 y2 x2 in its pixels; classes (N,) int from 1; scores (N,) float32; masks (N, H, W) bool,
-    or None from a model without a mask head.
-    """
-
-    boxes: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
-    masks: np.ndarray | None = None
-
-    def __len__(self):
-        return len(self.scores)
+KEYPOINT_LOSS = "keypoint_loss"
 
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")
@@ -68,33 +52,45 @@ class MaskRCNN(keras.Model):
         self.rpn = build_rpn_head(config)
         self.box_head = build_box_head(config)
         self.mask_head = build_mask_head(config) if config.mask_head else None
-        self.loss_means = [keras.metrics.Mean(name=name) for name in LOSSES[: 5 if config.mask_head else 4]]
+        self.keypoint_head = build_keypoint_head(config) if config.keypoints else None
+        self.loss_means = [keras.metrics.Mean(name=name) for name in self.loss_weights]
         self.built = True
         self._detect_batch = None
+
+    @property
+    def loss_weights(self):
+        """The weight of each of the model's losses, by name."""
+        weights = dict(zip(LOSSES[: 5 if self.mask_head else 4], self.config.loss_weights, strict=False))
+        return {**weights, **({KEYPOINT_LOSS: self.config.keypoint_loss_weight} if self.keypoint_head else {})}
 
     # The forward pass
 
     def call(self, batch, training=False):
-        """A batch (dict): image (B, H, W, 3), image_size (B, 2), and for the losses boxes, classes, masks and seed."""
-        dtypes = {"image_size": "float32", "boxes": "float32", "classes": "int32"}
+        """A batch (dict) as `mr.loader` gives it: image (B, H, W, 3), image_size (B, 2), the rest for the losses."""
+        dtypes = {name: "float32" for name in ("image_size", "window", "boxes", "keypoints")} | {"classes": "int32"}
         batch = {name: ops.cast(value, dtypes[name]) if name in dtypes else value for name, value in batch.items()}
         pyramid = self.backbone(self.normalise(batch["image"], batch["image_size"]), training=training)
+        if self.config.box_frame == "matterport":
+            batch = in_last_pixel_frame(batch)
         logits, deltas = run_rpn_head(self.rpn, pyramid)
         anchors = anchors_by_level(batch["image"].shape[1:3], self.config)
         per_level, count = self._proposal_counts(training)
-        proposals, scores = select_proposals(
-            logits, deltas, anchors, batch["image_size"], per_level, count, self.config
-        )
+        select = {"per_level": select_proposals, "joint": select_joint_proposals}[self.config.proposal_choice]
+        proposals, scores = select(logits, deltas, anchors, batch["image_size"], per_level, count, self.config)
         if "boxes" in batch:
             if self.mask_head and "masks" not in batch:
                 raise InputError(
                     "The batch has no masks, but the model has a mask head; give mr.loader the model's config."
                 )
+            if self.keypoint_head and "keypoints" not in batch:
+                raise InputError(
+                    "The batch has no keypoints, but the model has a keypoint head; give mr.loader the model's config."
+                )
             rpn = targets.rpn_targets(np.concatenate(anchors), batch, self.config)
             rpn["logits"] = gather(ops.concatenate(logits, axis=1), rpn["index"])
             rpn["predicted_deltas"] = gather(ops.concatenate(deltas, axis=1), rpn["index"])
             return {"rpn": rpn, "heads": self._heads_for_losses(pyramid, proposals, batch, training)}
-        return self._heads_for_detections(pyramid, proposals, scores, batch["image_size"])
+        return self._heads_for_detections(pyramid, proposals, scores > -float("inf"), batch)
 
     def _proposal_counts(self, training):
         if training:
@@ -124,23 +120,33 @@ class MaskRCNN(keras.Model):
         logits = self.mask_head([_merge(feature), ops.reshape(classes, (-1,))], training=training)
         return _split(logits, rois.shape[1])
 
+    def run_keypoint_head(self, pyramid, rois, training=False):
+        """RoIs (B, R, 4) -> heatmaps (B, R, m, m, K), logits."""
+        feature = pool_from_pyramid(pyramid, rois, self.config.keypoint_pool_size, self.config)
+        return _split(self.keypoint_head(_merge(feature), training=training), rois.shape[1])
+
     # Training
 
     def _heads_for_losses(self, pyramid, proposals, batch, training):
         heads = targets.roi_targets(proposals, batch, self.config)
         heads["logits"], heads["predicted_deltas"] = self.run_box_head(pyramid, heads["rois"], training)
-        if self.mask_head:  # only positives have a mask; they come first
-            positives = min(targets.max_positive_rois(self.config), heads["label"].shape[1])
-            rois, matched = heads["rois"][:, :positives], heads["matched"][:, :positives]
+        # Only positives have a mask and keypoints; they come first.
+        positives = min(targets.max_positive_rois(self.config), heads["label"].shape[1])
+        rois, matched = heads["rois"][:, :positives], heads["matched"][:, :positives]
+        if self.mask_head:
             side = 2 * self.config.mask_pool_size
-            heads["masks"] = targets.mask_targets(
-                gather(batch["masks"], matched), gather(batch["boxes"], matched), rois, side
-            )
+            see = targets.soft_mask_targets if self.config.soft_masks else targets.mask_targets
+            mask_boxes = batch.get("mask_boxes", batch["boxes"])  # masks may also cover the whole image
+            heads["masks"] = see(gather(batch["masks"], matched), gather(mask_boxes, matched), rois, side)
             heads["mask_logits"] = self.run_mask_head(pyramid, rois, heads["class"][:, :positives], training)
+        if self.keypoint_head:
+            side = 4 * self.config.keypoint_pool_size
+            heads["keypoints"] = targets.keypoint_targets(gather(batch["keypoints"], matched), rois, side)
+            heads["keypoint_logits"] = self.run_keypoint_head(pyramid, rois, training)
         return heads
 
     def losses_by_name(self, outputs):
-        """The losses of one batch, from what `call` returned for it: dict of scalars, in the order of LOSSES."""
+        """The losses of one batch, from what `call` returned for it: dict of scalars, ordered as `loss_weights`."""
         rpn, heads, config = outputs["rpn"], outputs["heads"], self.config
         values = [
             losses.rpn_class_loss(rpn["logits"], rpn["label"]),
@@ -158,14 +164,17 @@ class MaskRCNN(keras.Model):
                 values.append(losses.softmax_mask_loss(logits, target, heads["class"][:, :positives], positive))
             else:
                 values.append(losses.mask_loss(logits, target, positive))
-        return dict(zip(LOSSES, values, strict=False))
+        if self.keypoint_head:
+            positive = heads["label"][:, : heads["keypoints"].shape[1]] == targets.POSITIVE
+            values.append(losses.keypoint_loss(heads["keypoint_logits"], heads["keypoints"], positive))
+        return dict(zip(self.loss_weights, values, strict=True))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of the losses; `fit` minimises it. Each is a metric by its own name as well."""
         values = self.losses_by_name(y_pred)
         for mean, value in zip(self.loss_means, values.values(), strict=True):
             mean.update_state(value)
-        return sum(weight * value for weight, value in zip(self.config.loss_weights, values.values(), strict=False))
+        return sum(weight * values[name] for name, weight in self.loss_weights.items())
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Keras' hook: the running mean of the total and of each loss."""
@@ -213,19 +222,17 @@ class MaskRCNN(keras.Model):
 
     # Detection
 
-    def _heads_for_detections(self, pyramid, proposals, proposal_scores, image_size):
+    def _heads_for_detections(self, pyramid, proposals, exists, batch):
         config = self.config
         logits, deltas = self.run_box_head(pyramid, proposals)
-        scores = ops.softmax(logits, axis=-1)[..., 1:]
-        found = boxes.decode(deltas, proposals[:, :, None], config.box_delta_weights)
-        rois, num_classes = proposals.shape[1], config.num_classes - 1
-        found = boxes.clip(ops.reshape(found, (-1, rois * num_classes, 4)), image_size)
-        exists = (proposal_scores > -float("inf"))[..., None]
-        usable = ops.logical_and(exists, scores > config.detection_score_threshold)
-        scores = ops.reshape(ops.where(usable, scores, 0.0), (-1, rois * num_classes))
-        shortest = ops.minimum(found[..., 2] - found[..., 0], found[..., 3] - found[..., 1])
-        scores = ops.where(shortest > config.detection_min_size, scores, 0.0)
-        classes = ops.broadcast_to(ops.tile(ops.arange(1, num_classes + 1), [rois])[None], ops.shape(scores))
+        candidates = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
+        found, scores, classes = candidates(logits, deltas, proposals, exists, config)
+        window = batch.get("window")
+        found = boxes.clip(found, batch["image_size"]) if window is None else boxes.clip_to_window(found, window)
+        sides = found[..., 2:] - found[..., :2] + (1.0 if config.box_frame == "matterport" else 0.0)
+        shortest = ops.min(sides, axis=-1)
+        usable = ops.logical_and(scores > config.detection_score_threshold, shortest > config.detection_min_size)
+        scores = ops.where(usable, scores, 0.0)
         index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
         exists = scores > 0
         result = {
@@ -235,6 +242,8 @@ class MaskRCNN(keras.Model):
         }
         if self.mask_head:
             result["masks"] = self._mask_probabilities(pyramid, result["boxes"], result["classes"])
+        if self.keypoint_head:
+            result["keypoint_heatmaps"] = self.run_keypoint_head(pyramid, result["boxes"])
         return result
 
     def _mask_probabilities(self, pyramid, rois, classes):
@@ -262,7 +271,7 @@ class MaskRCNN(keras.Model):
         photographs = [as_photograph(image, position) for position, image in enumerate(images)]
         groups = {}
         for position, photograph in enumerate(photographs):
-            groups.setdefault(self._padded_size(photograph), []).append(position)
+            groups.setdefault(padded_size(photograph, self.config), []).append(position)
         found = [None] * len(photographs)
         for size, positions in groups.items():
             for start in range(0, len(positions), batch_size):
@@ -273,39 +282,38 @@ class MaskRCNN(keras.Model):
                     found[position] = detections
         return found
 
-    def _padded_size(self, photograph):
-        """Height and width of the network's input for a photograph: a bounded number of sizes, each compiled once."""
-        return tuple(self.config.round_up(side) for side in network_size(*photograph.shape[:2], self.config))
-
     def _detect_group(self, photographs, size, batch_size):
         """Detections on up to `batch_size` photographs that share a padded size. Blank images fill the batch up."""
-        resized = [to_network_size(photograph, self.config) for photograph in photographs]
-        image = np.zeros((batch_size, *size, 3), resized[0].dtype)
-        image_size = np.ones((batch_size, 2), np.float32)
-        for i, photograph in enumerate(resized):
-            image_size[i] = photograph.shape[:2]
-            image[i] = pad(photograph, *size)
+        batch = to_batch(photographs, size, batch_size, self.config)
         if self._detect_batch is None:
             self._detect_batch = compiled_call(self)
-        result = self._detect_batch({"image": image, "image_size": image_size})
-        result = {name: np.asarray(value) for name, value in result.items()}
+        result = {name: np.asarray(value) for name, value in self._detect_batch(batch).items()}
         return [
-            self._on_photograph(result, i, photographs[i].shape[:2], image_size[i]) for i in range(len(photographs))
+            on_photograph(
+                {name: value[i] for name, value in result.items()}, photograph, batch["window"][i], self.config
+            )
+            for i, photograph in enumerate(photographs)
         ]
 
-    def _on_photograph(self, result, i, photograph_size, network_size):
-        """Detections of batch entry i, scaled from the network's input to the photograph's pixels."""
-        height, width = photograph_size
-        n = int(np.count_nonzero(result["scores"][i]))
-        scale = np.tile(np.float32(photograph_size) / network_size, 2)
-        found = np.clip(result["boxes"][i, :n] * scale, 0, np.tile(np.float32(photograph_size), 2))
-        pasted = None
-        if self.mask_head:
-            config = self.config
-            pasted = masks.paste(result["masks"][i, :n], found, height, width, config.mask_paste, config.mask_threshold)
-        return Detections(found, result["classes"][i, :n], result["scores"][i, :n], pasted)
+    # Saving, and published weights
 
-    # Saving
+    @classmethod
+    def from_pretrained(cls, name, cache=None):
+        """A model with published weights, the settings they were trained for and their class names.
+
+        name: `maskrcnn-edu weights list` shows them; `mr.weights.load` takes files. cache: see `mr.weights.fetch`.
+
+        Raises InputError: unknown name, an ImageNet backbone, or a file that cannot be fetched.
+        """
+        from maskrcnn_edu.weights import fetch, load  # not needed to train or to detect with a model of one's own
+        from maskrcnn_edu.weights.published import find
+
+        published = find(name)
+        config = published.config()
+        path = fetch(name, cache)
+        model = cls(config, published.class_names)
+        load(model, path)
+        return model
 
     def get_config(self):
         return {"config": dataclasses.asdict(self.config), "class_names": self.class_names, "name": self.name}
@@ -315,29 +323,31 @@ class MaskRCNN(keras.Model):
         return cls(Config(**config["config"]), config["class_names"], config["name"])
 
 
-def as_photograph(image, position=0):
-    """Any grey or colour image array as (H, W, 3) uint8; see `MaskRCNN.detect` for what is taken."""
-    image = np.asarray(
-        image.convert("RGB") if hasattr(image, "convert") else image
-    )  # a picture of Pillow's may have a palette
-    if image.dtype.kind not in "buif":
-        raise InputError(f"Image {position} is of type {image.dtype}; give uint8 or float pixels.")
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
-        raise InputError(f"Image {position} has shape {image.shape}; give (H, W), (H, W, 1) or (H, W, 3).")
-    image = image[..., :3]
-    if image.dtype.kind == "f":
-        if not np.isfinite(image).all():
-            raise InputError(f"Image {position} has NaN or infinite pixels; replace them first.")
-        image = image * 255.0 if image.max() <= 1 else image
-    elif image.dtype == bool:
-        image = image * 255
-    if image.dtype != np.uint8:
-        if image.min() < 0 or image.max() > 255:
-            raise InputError(f"Image {position} has values from {image.min()} to {image.max()}; scale them to 0..255.")
-        image = np.rint(image).astype(np.uint8)
-    return np.broadcast_to(image, (*image.shape[:2], 3))
+def every_class(logits, deltas, proposals, exists, config):
+    """Each class of each RoI as a candidate: boxes (B, R * C, 4), scores and classes (B, R * C)."""
+    num_rois, num_classes = proposals.shape[1], config.num_classes - 1
+    found = boxes.decode(deltas, proposals[:, :, None], config.box_delta_weights)
+    scores = ops.where(exists[..., None], ops.softmax(logits, axis=-1)[..., 1:], 0.0)
+    scores = ops.reshape(scores, (-1, num_rois * num_classes))
+    classes = ops.broadcast_to(ops.tile(ops.arange(1, num_classes + 1), [num_rois])[None], ops.shape(scores))
+    return ops.reshape(found, (-1, num_rois * num_classes, 4)), scores, classes
+
+
+def best_class(logits, deltas, proposals, exists, config):
+    """The seed: only the best class of each RoI, if that is not background: boxes (B, R, 4), scores, classes (B, R)."""
+    probabilities = ops.softmax(logits, axis=-1)
+    classes = ops.argmax(probabilities, axis=-1)
+    own = ops.one_hot(classes - 1, config.num_classes - 1, dtype="float32")
+    found = boxes.decode(ops.sum(deltas * own[..., None], axis=2), proposals, config.box_delta_weights)
+    scores = ops.where(ops.logical_and(exists, classes > 0), ops.max(probabilities, axis=-1), 0.0)
+    return found, scores, classes
+
+
+def in_last_pixel_frame(batch):
+    """The seed's boxes inside the network: y2 and x2, and the edges that they are clipped to, are last pixels."""
+    moved = {"image_size": batch["image_size"] - 1.0}
+    moved.update({name: batch[name] - LAST_PIXEL for name in ("boxes", "window") if name in batch})
+    return {**batch, **moved}
 
 
 def _merge(x):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from maskrcnn_edu.anchors import LAST_PIXEL
 from maskrcnn_edu.backend import as_float
 from maskrcnn_edu.boxes import area
 
@@ -58,7 +59,12 @@ def pool_from_pyramid(pyramid, boxes, output_size, config):
     The extra level (P6) serves the RPN alone.
     """
     sheet, windows = _lay_out(pyramid[: len(config.stage_blocks)], config.strides)
-    own = roi_level(boxes, config)
+    if config.roi_level_rounding == "nearest":
+        own = nearest_roi_level(boxes, config, config.strides[0] * pyramid[0].shape[1])
+    else:
+        own = roi_level(boxes, config)
+    if config.box_frame == "matterport":
+        boxes = as_float(boxes) + LAST_PIXEL
     samplers = {
         "roi_align": _align(config.sampling_ratio, config.roi_aligned),
         "crop_and_resize": partial(_bilinear, corner_samples),
@@ -72,6 +78,13 @@ def roi_level(boxes, config):
     """Level (0 = finest) that a RoI (..., 4) is read from: floor(k0 + log2(sqrt(area) / 224)) (FPN, equation 1)."""
     side = ops.sqrt(ops.maximum(area(boxes), 1e-12))  # log2 of an empty slot stays finite
     level = ops.floor(config.roi_canonical_level + ops.log2(side / config.roi_canonical_size + 1e-8))
+    return ops.cast(ops.clip(level - 2, 0, len(config.stage_blocks) - 1), "int32")
+
+
+def nearest_roi_level(boxes, config, image_side):
+    """The seed's level: the nearest, not the one below; sides count relative to the last pixel, image_side - 1."""
+    side = ops.sqrt(ops.maximum(area(boxes), 1e-12)) * (image_side / (image_side - 1))
+    level = config.roi_canonical_level + ops.round(ops.log2(side / config.roi_canonical_size))
     return ops.cast(ops.clip(level - 2, 0, len(config.stage_blocks) - 1), "int32")
 
 

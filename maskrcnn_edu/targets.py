@@ -4,11 +4,12 @@ Ground truth comes in slots: boxes (B, G, 4) and classes (B, G), where class 0 i
 negative class a crowd: a region that holds objects nobody outlined, from which nothing is learnt.
 """
 
+import numpy as np
 from keras import ops
 
 from maskrcnn_edu import boxes
 from maskrcnn_edu.backend import gather, random_keys
-from maskrcnn_edu.roi_align import interpolation_matrix
+from maskrcnn_edu.roi_align import interpolation_matrix, roi_align
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 CROWD_COVER = 0.5  # a box with more than this share of its area in a crowd is no negative (COCO's rule for detections)
@@ -102,6 +103,38 @@ def roi_targets(proposals, truth, config):
 def max_positive_rois(config) -> int:
     """Most positives among the sampled RoIs of an image."""
     return max(1, int(config.roi_batch_size * config.roi_positive_fraction))
+
+
+def keypoint_targets(keypoints, rois, side):
+    """The cell of the RoI that each keypoint lies in: keypoints (B, P, K, 3), rois (B, P, 4) -> (B, P, K) int32.
+
+    Cells are counted row by row from 0 to side * side - 1; -1 for a keypoint that is not visible or not in the RoI. One
+    that lies on the RoI's lower or right edge belongs to the last cell (Detectron2, torchvision).
+    """
+
+    def cell(place, low, high):  # (B, P, K), (B, P, 1) twice -> (B, P, K)
+        inside = ops.floor((place - low) * (side / ops.maximum(high - low, 1e-6)))
+        return ops.where(place == high, side - 1.0, inside)
+
+    x = cell(keypoints[..., 0], rois[..., 1:2], rois[..., 3:4])
+    y = cell(keypoints[..., 1], rois[..., 0:1], rois[..., 2:3])
+    inside = ops.logical_and(ops.minimum(x, y) >= 0, ops.maximum(x, y) < side)
+    known = ops.logical_and(inside, keypoints[..., 2] > 0)
+    return ops.cast(ops.where(known, y * side + x, -1.0), "int32")
+
+
+def soft_mask_targets(masks, mask_boxes, rois, side):
+    """torchvision's mask targets: RoIAlign of each mask itself, not cut at one half.
+
+    As `mask_targets`. With masks of the whole image, and the image as their box, these are torchvision's very numbers.
+    """
+    cells = masks.shape[-2:]
+    origin, size = mask_boxes[..., :2], mask_boxes[..., 2:] - mask_boxes[..., :2]
+    scale = np.float32(cells) / ops.maximum(size, 1e-6)
+    inside = (rois - ops.concatenate([origin, origin], axis=-1)) * ops.concatenate([scale, scale], axis=-1)
+    feature = ops.reshape(ops.cast(masks, "float32") / 255.0, (-1, *cells, 1))
+    seen = roi_align(feature, ops.reshape(inside, (-1, 1, 4)), 1, side, sampling_ratio=0, aligned=False)
+    return ops.reshape(seen, (-1, masks.shape[1], side, side))
 
 
 def mask_targets(masks, mask_boxes, rois, side):

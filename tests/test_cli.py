@@ -71,7 +71,7 @@ def test_help_answers_within_a_second_without_tensorflow():
         )
         done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
         times.append(time.perf_counter() - start)
-    assert all(name in done.stdout for name in ("demo", "train", "evaluate", "detect"))
+    assert all(name in done.stdout for name in ("demo", "train", "evaluate", "detect", "weights"))
     assert min(times) < 1
 
 
@@ -191,6 +191,9 @@ def test_a_corrupt_picture_is_named(trained, tmp_path, capsys):
         (["train", "shapes", "--model", "last", "--set", "batch_size=2"], ["--set"]),
         (["evaluate", "shapes", "--model", "gone.keras"], ["gone.keras"]),
         (["evaluate", "shapes", "--model", "last"], ["no run of shapes"]),
+        (["train", "shapes", "--model", "torchvision-v1", "--preset", "tiny"], ["--preset"]),
+        (["train", "shapes", "--model", "imagenet-resnet50"], ["imagenet-resnet50", "backbone"]),
+        (["evaluate", "shapes", "--model", "imagenet-resnet50"], ["imagenet-resnet50", "backbone"]),
     ],
 )
 def test_bad_arguments(tmp_path, capsys, monkeypatch, arguments, named):

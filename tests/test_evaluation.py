@@ -98,6 +98,23 @@ def test_without_mask_head_there_are_boxes_only():
     assert list(mr.evaluate(answers, squares)) == ["bbox"]
 
 
+def test_classes_are_known_by_their_names():
+    """In another order, and beside torchvision's unused ones, whose detections do not count."""
+    squares, names, answers = Squares(), ["background", "b", "unused 2", "a"], []
+    for i in range(2):
+        found = truth_as_detections(squares, i)
+        stray = mr.Detections(found.boxes + 1, found.classes * 0 + 2, found.scores + 0.05, found.masks)
+        found.classes[:] = names.index(squares.class_names[1 + i])
+        fields = ("boxes", "classes", "scores", "masks")
+        answers.append(mr.Detections(*(np.concatenate([getattr(d, f) for d in (stray, found)]) for f in fields)))
+    assert mr.evaluate(Answers(names, answers), squares)["segm"]["AP"] == pytest.approx(1)
+
+
+def test_a_model_of_as_many_other_classes_is_named():
+    with pytest.raises(ValueError, match=r"among them b, which it does not know"):
+        mr.evaluate(Answers(["background", "a", "c"], []), Squares())
+
+
 def test_other_classes_are_named():
     with pytest.raises(ValueError, match=r"knows 4 classes and Squares has 3"):
         mr.evaluate(Answers(["background", "x", "y", "z"], []), Squares())

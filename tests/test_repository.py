@@ -97,5 +97,5 @@ def test_readme_states_the_two_lines_that_ci_runs():
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     stated = [line for block in blocks for line in block.splitlines()]
     assert test in stated and demo in stated
-    assert test.endswith("-m pytest")
+    assert "-m pytest" in test
     assert demo.endswith("maskrcnn-edu demo")

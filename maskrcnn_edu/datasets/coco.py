@@ -20,6 +20,7 @@ NEEDED = {
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd"),
 }
+KEYPOINTS_NEEDED = {"categories": ("keypoints", "skeleton"), "annotations": ("keypoints", "num_keypoints")}
 
 
 class CocoDataset(Dataset):
@@ -28,22 +29,32 @@ class CocoDataset(Dataset):
     Masks may be polygons, uncompressed or compressed RLE; iscrowd 1 gives a negative class id. Images without
     annotations stay in. The whole annotation file is checked at once, the pictures when they are loaded.
 
+    With `keypoints=True` the file is `person_keypoints_{split}.json`, and instances carry their person's keypoints.
+    A person without a labelled keypoint stays in, as a box and mask alone.
+
     Attributes:
         annotations: the parsed file, as pycocotools takes it.
         category_ids: the file's category id of each class; None for background.
+        keypoint_names: the file's names of the K keypoints; empty without keypoints.
+        skeleton: the pairs of keypoints (from 0) that a drawing joins.
 
     Raises:
         InputError: a missing file, or an annotation, image or category that cannot be, with its id.
     """
 
-    def __init__(self, directory, split="val2017"):
+    def __init__(self, directory, split="val2017", keypoints=False):
         self.directory, self.split = Path(directory), split
-        self.file = self.directory / "annotations" / f"instances_{split}.json"
+        kind = "person_keypoints" if keypoints else "instances"
+        self.file = self.directory / "annotations" / f"{kind}_{split}.json"
         self.annotations = _parse(self.file)
         images, categories = (_by_id(self.file, self.annotations[kind], kind) for kind in ("images", "categories"))
         _check_images(self.file, images.values())
         _check_files(self.directory / split, images.values())
         _check_annotations(self.file, self.annotations["annotations"], images, categories)
+
+        self.keypoint_names, self.skeleton = [], []
+        if keypoints:
+            self.keypoint_names, self.skeleton = _checked_keypoints(self.file, self.annotations)
 
         self.category_ids = [None, *sorted(categories)]
         self.class_names = ["background"] + [categories[c]["name"] for c in self.category_ids[1:]]
@@ -82,6 +93,11 @@ class CocoDataset(Dataset):
             mask[:] = self._decode(annotation, height, width)
         classes = [self._classes[a["category_id"]] * (-1 if a["iscrowd"] else 1) for a in objects]
         return masks, np.array(classes, int)
+
+    def load_keypoints(self, i):
+        shape = (-1, len(self.keypoint_names), 3)
+        objects = self._objects[self.image_id(i)]
+        return np.array([a["keypoints"] for a in objects], np.float32).reshape(shape)
 
     def annotations_of(self, i, size=None):
         """The file's own entries: its boxes and areas follow the polygons, not the pixels."""
@@ -225,3 +241,48 @@ def _finite(numbers):
         return isinstance(numbers, list) and math.isfinite(sum(numbers))
     except (TypeError, OverflowError):
         return False
+
+
+def _checked_keypoints(file, content):
+    """Names and skeleton (from 0) of a keypoint file; its annotations have three numbers a keypoint, or InputError."""
+    for kind, keys in KEYPOINTS_NEEDED.items():
+        _check_keys(file, kind, content[kind], keys)
+    categories = content["categories"]
+    names, skeleton = (categories[0]["keypoints"], categories[0]["skeleton"]) if categories else ([], [])
+    for category in categories:
+        wrong = _wrong_names(category, names)
+        if wrong:
+            raise InputError(f"{file}: category {category['id']} {wrong}.")
+    for annotation in content["annotations"]:
+        wrong = _wrong_keypoints(annotation, len(names))
+        if wrong:
+            raise InputError(f"{file}: annotation {annotation['id']} {wrong}.")
+    return names, [[a - 1, b - 1] for a, b in skeleton]
+
+
+def _wrong_names(category, names):
+    """What is wrong with a category's keypoints, whose names are to be those of the others; None if nothing is."""
+    keypoints, skeleton = category["keypoints"], category["skeleton"]
+    if not isinstance(keypoints, list) or not keypoints or not all(isinstance(name, str) for name in keypoints):
+        return f"has keypoints {keypoints!r}; give a list of names"
+    if len(set(keypoints)) < len(keypoints) or keypoints != names:
+        return "has a keypoint name twice, or other names than the first category; give all categories the same names"
+    known = range(1, len(names) + 1)
+    if not isinstance(skeleton, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(end, int) and end in known for end in pair)
+        for pair in skeleton
+    ):
+        return f"has a skeleton that is not pairs of numbers from 1 to {len(names)}; correct it"
+    return None
+
+
+def _wrong_keypoints(annotation, count):
+    """What is wrong with x, y, visibility of `count` keypoints; None if nothing is."""
+    keypoints, labelled = annotation["keypoints"], annotation["num_keypoints"]
+    if not _finite(keypoints) or len(keypoints) != 3 * count:
+        return f"has keypoints that are not {3 * count} finite numbers, x, y and visibility of each; correct them"
+    if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
+        return "has a keypoint whose visibility is not 0, 1 or 2; correct it"
+    if not isinstance(labelled, int) or not 0 <= labelled <= count:
+        return f"has num_keypoints {labelled!r}; give how many are labelled, 0 to {count}"
+    return None

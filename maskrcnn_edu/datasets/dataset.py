@@ -25,6 +25,20 @@ class Instances(NamedTuple):
     masks: np.ndarray
 
 
+class KeypointInstances(NamedTuple):
+    """The N objects of one image of a dataset with keypoints.
+
+    Attributes:
+        boxes, classes, masks: as in `Instances`.
+        keypoints: (N, K, 3) float32 x, y, visibility as in COCO: pixel indices; 0 not labelled, 1 hidden, 2 seen.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray
+    keypoints: np.ndarray
+
+
 class Dataset(abc.ABC):
     """Pictures with masks. A subclass gives `class_names`, `__len__`, `load_image` and `load_masks`:
 
@@ -44,10 +58,12 @@ class Dataset(abc.ABC):
                 masks = np.load(self.files[i].with_suffix(".npy"))  # (N, H, W) bool
                 return masks, np.ones(len(masks), int)
 
-    Datasets of the same objects add up: `Balloons("mine") + Balloons("yours")`.
+    Datasets of the same objects add up: `Balloons("mine") + Balloons("yours")`. With `keypoint_names` and
+    `load_keypoints` it has keypoints as well.
     """
 
     class_names: list  # "background" first: a class id is an index into this list
+    keypoint_names: list = ()  # of K keypoints; left_NAME and right_NAME change places when an image is flipped
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -63,6 +79,10 @@ class Dataset(abc.ABC):
 
         A negative class id marks a crowd, a mask over many objects: training ignores it, evaluation calls it iscrowd.
         """
+
+    def load_keypoints(self, i) -> np.ndarray:
+        """Keypoints (N, K, 3) x, y, visibility of the objects of `load_masks(i)`, in COCO's way: pixel indices."""
+        raise NotImplementedError
 
     def image_id(self, i):
         """The name of image `i` in results and messages; here `i` itself."""
@@ -85,11 +105,14 @@ class Dataset(abc.ABC):
     def instances(self, i, size=None) -> Instances:
         """`load_masks(i)`, checked, with tight boxes; masks without a pixel are left out.
 
+        A dataset with `keypoint_names` gives `KeypointInstances`.
+
         Args:
             size: (height, width) of the image, where the caller has it; otherwise the image is loaded to know.
 
         Raises:
-            InputError: masks of another size than the image, or class ids that `class_names` does not have.
+            InputError: masks of another size than the image, class ids that `class_names` does not have, or keypoints
+                that are not K an object.
         """
         height, width = size or self.image(i).shape[:2]
         masks, classes = (np.asarray(array) for array in self.load_masks(i))
@@ -99,7 +122,19 @@ class Dataset(abc.ABC):
         self._check_classes(i, classes, len(masks))
         visible = masks.any((1, 2))
         masks, classes = masks[visible], classes[visible].astype(np.int32)
-        return Instances(boxes_from_masks(masks), classes, masks)
+        found = Instances(boxes_from_masks(masks), classes, masks)
+        if not len(self.keypoint_names):
+            return found
+        return KeypointInstances(*found, self._keypoints(i, len(visible))[visible])
+
+    def _keypoints(self, i, count):
+        keypoints = np.asarray(self.load_keypoints(i), np.float32)
+        shape = (count, len(self.keypoint_names), 3)
+        if keypoints.shape != shape or not np.isfinite(keypoints).all():
+            raise InputError(
+                f"{self._name(i)}: load_keypoints gives shape {keypoints.shape}; give {shape}, finite numbers."
+            )
+        return keypoints
 
     def annotations_of(self, i, size=None) -> list:
         """The objects of image `i` as COCO's annotation entries, with our class number as `category_id`.
@@ -108,7 +143,8 @@ class Dataset(abc.ABC):
         """
         from pycocotools import mask as rle
 
-        boxes, classes, masks = self.instances(i, size)
+        found = self.instances(i, size)
+        boxes, classes, masks = found[:3]
         entries = []
         for (y1, x1, y2, x2), label, runs in zip(boxes.tolist(), classes.tolist(), encode_rle(masks), strict=True):
             entries.append(
@@ -120,6 +156,10 @@ class Dataset(abc.ABC):
                     "segmentation": runs,
                 }
             )
+        if len(self.keypoint_names):
+            for entry, points in zip(entries, found.keypoints, strict=True):
+                entry["keypoints"] = points.ravel().tolist()
+                entry["num_keypoints"] = int(np.count_nonzero(points[:, 2]))
         return entries
 
     def _check_masks(self, i, masks, size):
@@ -162,7 +202,7 @@ class Subset(Dataset):
     def __init__(self, dataset, indices):
         self.dataset = dataset
         self.indices = [int(i) for i in indices]
-        self.class_names = dataset.class_names
+        self.class_names, self.keypoint_names = dataset.class_names, dataset.keypoint_names
         outside = [i for i in self.indices if not 0 <= i < len(dataset)]
         if outside:
             raise InputError(f"Subset: index {outside[0]} is not one of the dataset's {len(dataset)} images; drop it.")
@@ -175,6 +215,9 @@ class Subset(Dataset):
 
     def load_masks(self, i):
         return self.dataset.load_masks(self.indices[i])
+
+    def load_keypoints(self, i):
+        return self.dataset.load_keypoints(self.indices[i])
 
     def instances(self, i, size=None):
         return self.dataset.instances(self.indices[i], size)
@@ -192,7 +235,7 @@ class ConcatenatedDataset(Dataset):
     Image ids stay what they were, unless two images share one: then an image's id is its position.
 
     Raises:
-        InputError: no dataset, or one whose classes do not start with "background".
+        InputError: no dataset, one whose classes do not start with "background", or different keypoints.
     """
 
     def __init__(self, datasets):
@@ -202,6 +245,9 @@ class ConcatenatedDataset(Dataset):
         for dataset in self.datasets:
             check_class_names(type(dataset).__name__, dataset.class_names)
         self.class_names = list(dict.fromkeys(name for dataset in self.datasets for name in dataset.class_names))
+        self.keypoint_names = self.datasets[0].keypoint_names
+        if any(list(dataset.keypoint_names) != list(self.keypoint_names) for dataset in self.datasets):
+            raise InputError("ConcatenatedDataset: keypoint_names differ; give datasets with the same keypoints.")
         self._new_ids = [np.array([self.class_names.index(n) for n in d.class_names], np.int32) for d in self.datasets]
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
         ids = [dataset.image_id(j) for dataset in self.datasets for j in range(len(dataset))]
@@ -215,8 +261,11 @@ class ConcatenatedDataset(Dataset):
         return self.datasets[which].image(j)
 
     def load_masks(self, i):
-        _, classes, masks = self.instances(i)
-        return masks, classes
+        found = self.instances(i)
+        return found.masks, found.classes
+
+    def load_keypoints(self, i):
+        return self.instances(i).keypoints
 
     def instances(self, i, size=None):
         which, j = self._find(i)

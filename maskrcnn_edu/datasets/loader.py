@@ -7,10 +7,12 @@ import numpy as np
 from maskrcnn_edu.datasets import transforms
 from maskrcnn_edu.datasets.dataset import check_class_names
 from maskrcnn_edu.errors import InputError
+from maskrcnn_edu.keypoints import flip_order
 
 # Two threads keep decoding and training side by side; four batches ahead is little memory, even at 16 x 1344 x 1344.
 READ_THREADS = 2
 BATCHES_AHEAD = 4
+ENDLESS = 10**9  # epochs; Grain's own endless length overflows with batches of one image
 
 
 def loader(dataset, config, training=True, seed=0, first_step=0):
@@ -28,6 +30,8 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
         boxes: (B, G, 4) float32 y1, x1, y2, x2, pixels of the padded image; zeros where there is no object.
         classes: (B, G) int32; 0 where there is no object, negative for a crowd.
         masks: (B, G, M, M) uint8, how much of each cell of the box the object covers, 0..255; with Config.mask_head.
+        keypoints: (B, G, K, 3) float32 x, y, visibility (0: not labelled), pixels of the padded image; with
+            Config.keypoints.
         seed: (B,) int32, for the sampling of anchors and RoIs in the model.
 
     Its attribute `steps_per_epoch` is the number of batches in one pass over `dataset`; `failures` collects what went
@@ -36,7 +40,7 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
     run under `absl.app`, after `absl.flags.FLAGS.mark_as_parsed()`).
 
     Raises:
-        InputError: a dataset without images, or with another number of classes than `config`.
+        InputError: a dataset without images, or with another number of classes or keypoints than `config`.
     """
     import grain  # 0.6 s that detection does not need
 
@@ -44,7 +48,7 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
     images = grain.MapDataset.range(len(dataset)).seed(seed)
     if training:
         # Repeated before anything random, so that every epoch draws anew.
-        images = images.shuffle().repeat()
+        images = images.shuffle().repeat(ENDLESS)
     flips = training and config.horizontal_flip
     failures = []
     element = functools.partial(_element, dataset=dataset, config=config, flips=flips)
@@ -75,6 +79,11 @@ def _check(dataset, config):
             f"Config.num_classes is {config.num_classes}, but {type(dataset).__name__} has {len(dataset.class_names)} "
             "classes, background included; make them equal."
         )
+    if config.keypoints and len(dataset.keypoint_names) != config.keypoints:
+        raise InputError(
+            f"Config.keypoints is {config.keypoints}, but {type(dataset).__name__} has {len(dataset.keypoint_names)} "
+            "keypoint_names; make them equal (CocoDataset: keypoints=True; on the command line: --keypoints)."
+        )
 
 
 def _element(i, rng, dataset, config, flips):
@@ -84,28 +93,45 @@ def _element(i, rng, dataset, config, flips):
         raise InputError(
             f"{type(dataset).__name__} image {i} (id {dataset.image_id(i)}) has {image.shape[2]} channels; give RGB."
         )
-    boxes, classes, masks = dataset.instances(i, image.shape[:2])
+    found = dataset.instances(i, image.shape[:2])
+    boxes, classes, masks = found[:3]
     size = transforms.network_size(*image.shape[:2], config)
-    scaled = boxes * (np.tile(size, 2) / np.tile(image.shape[:2], 2)).astype(np.float32)
+    scale = np.array(size) / image.shape[:2]
+    scaled = boxes * np.tile(scale, 2).astype(np.float32)
 
     kept = _largest(scaled, masks, config.max_instances)
     boxes, classes, masks, scaled = boxes[kept], classes[kept], masks[kept], scaled[kept]
+    if config.keypoints:
+        keypoints = _scaled_keypoints(found.keypoints[kept], scale, config)
     if config.mask_head:
         masks = transforms.crop_masks(masks, boxes, config.mask_crop_size)
     image = transforms.to_network_size(image, config)
+    canvas = (config.canvas_size, config.canvas_size)
+    top, left = transforms.corner(size, canvas, config)
     if flips and rng.random() < 0.5:
         image, scaled, masks = transforms.flip(image, scaled, masks)
+        if config.keypoints:
+            keypoints = transforms.flip_keypoints(keypoints, size[1], flip_order(dataset.keypoint_names))
 
     element = {
-        "image": transforms.pad(image, config.canvas_size, config.canvas_size),
-        "image_size": np.array(size, np.float32),
-        "boxes": _slots(scaled, config.max_instances),
+        "image": transforms.pad(image, *canvas, top, left),
+        "image_size": np.array(canvas if config.resize == "matterport" else size, np.float32),
+        "boxes": _slots(scaled + np.float32([top, left, top, left]), config.max_instances),
         "classes": _slots(classes, config.max_instances),
         "seed": np.array(rng.integers(2**31), np.int32),
     }
     if config.mask_head:
         element["masks"] = _slots(masks, config.max_instances)
+    if config.keypoints:
+        keypoints = np.where(keypoints[..., 2:] > 0, keypoints, 0)
+        element["keypoints"] = _slots(keypoints, config.max_instances)
     return element
+
+
+def _scaled_keypoints(keypoints, scale, config):
+    """Pixel indices of the photograph (N, K, 3) as places in the network's input; `scale` is that of y and x."""
+    places = (keypoints[..., :2] + np.float32(config.keypoint_offset)) * np.float32(scale[::-1])
+    return np.concatenate([places, keypoints[..., 2:]], axis=-1)
 
 
 def _largest(boxes, masks, count):

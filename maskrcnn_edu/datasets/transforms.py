@@ -40,16 +40,42 @@ def resize_plain(image, height, width) -> np.ndarray:
     return image
 
 
+def matterport_size(height, width, min_size, max_size) -> tuple:
+    """The seed's height and width: enlarged to a short side of `min_size`, or to a long side of `max_size`."""
+    scale = max(1, min_size / min(height, width))
+    if round(max(height, width) * scale) > max_size:
+        scale = max_size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_into_black(image, height, width) -> np.ndarray:
+    """The seed's resize (scikit-image): bilinear with black around the image, cut to uint8 (not rounded)."""
+    if image.shape[:2] == (height, width):
+        return image
+    from skimage.transform import resize as skimage_resize  # half a second that the other families do not need
+
+    blended = skimage_resize(image, (height, width), order=1, mode="constant", preserve_range=True, anti_aliasing=False)
+    return blended.astype(np.uint8)
+
+
 def network_size(height, width, config) -> tuple:
     """Height and width that `config` resizes an image to."""
-    rule = {"detectron2": resized_size, "torchvision": floor_resized_size}[config.resize]
+    rules = {"detectron2": resized_size, "torchvision": floor_resized_size, "matterport": matterport_size}
+    rule = rules[config.resize]
     return rule(height, width, config.image_min_size, config.image_max_size)
 
 
 def to_network_size(image, config) -> np.ndarray:
     """The uint8 image (H, W, 3) at its `network_size`: uint8, or float32 in the torchvision family."""
-    resample = {"detectron2": resize, "torchvision": resize_plain}[config.resize]
-    return resample(image, *network_size(*image.shape[:2], config))
+    functions = {"detectron2": resize, "torchvision": resize_plain, "matterport": resize_into_black}
+    return functions[config.resize](image, *network_size(*image.shape[:2], config))
+
+
+def corner(size, padded_size, config) -> tuple:
+    """Where an image of `size` (height, width) starts on its padded canvas: top left, or in its middle (the seed)."""
+    if config.resize != "matterport":
+        return 0, 0
+    return tuple((whole - part) // 2 for whole, part in zip(padded_size, size, strict=True))
 
 
 def flip(image, boxes, masks) -> tuple:
@@ -60,6 +86,15 @@ def flip(image, boxes, masks) -> tuple:
     y1, x1, y2, x2 = boxes.T
     width = image.shape[1]
     return image[:, ::-1], np.stack([y1, width - x2, y2, width - x1], axis=1), masks[:, :, ::-1]
+
+
+def flip_keypoints(keypoints, width, order) -> np.ndarray:
+    """Keypoints (N, K, 3) x, y, visibility with left and right exchanged in an image of `width` pixels.
+
+    `order` (K,): which keypoint takes each one's place in the mirror, `keypoints.flip_order(names)`.
+    """
+    x, y, visible = np.moveaxis(keypoints, -1, 0)
+    return np.stack([width - x, y, visible], axis=-1)[:, order]
 
 
 def crop_masks(masks, boxes, side) -> np.ndarray:
@@ -82,8 +117,8 @@ def crop_masks(masks, boxes, side) -> np.ndarray:
     return crops
 
 
-def pad(image, height, width) -> np.ndarray:
-    """The image (H, W, C) with zeros to its right and below, (height, width, C)."""
+def pad(image, height, width, top=0, left=0) -> np.ndarray:
+    """The image (H, W, C) on a canvas of zeros, (height, width, C), its first pixel at (top, left)."""
     padded = np.zeros((height, width, image.shape[2]), image.dtype)  # ten times as fast as np.pad
-    padded[: image.shape[0], : image.shape[1]] = image
+    padded[top : top + image.shape[0], left : left + image.shape[1]] = image
     return padded
