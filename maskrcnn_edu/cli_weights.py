@@ -56,7 +56,7 @@ def _fetch(options):
 
 
 def _convert(options):
-    from maskrcnn_edu.cli import import_keras
+    from maskrcnn_edu.commands import import_keras
     from maskrcnn_edu.weights import load, read
     from maskrcnn_edu.weights.published import PUBLISHED, find
     from maskrcnn_edu.weights.recognise import class_names, config_of
@@ -113,7 +113,7 @@ def _path(options):
 
 def _quiet_keras_unless_cached(name, cache):
     """Keras downloads; without TensorFlow's notes. What the cache has needs no Keras."""
-    from maskrcnn_edu.cli import import_keras
+    from maskrcnn_edu.commands import import_keras
     from maskrcnn_edu.weights.published import cached
 
     if not cached(name, cache).is_file():

@@ -302,8 +302,9 @@ class MaskRCNN(keras.Model):
         """A model with published weights, the settings they were trained for and their class names.
 
         name: `maskrcnn-edu weights list` shows them; `mr.weights.load` takes files. cache: see `mr.weights.fetch`.
+        The ImageNet names give a model to train, Config.coco(), of which only the ResNet has learnt something.
 
-        Raises InputError: unknown name, an ImageNet backbone, or a file that cannot be fetched.
+        Raises InputError: unknown name, or a file that cannot be fetched.
         """
         from maskrcnn_edu.weights import fetch, load  # not needed to train or to detect with a model of one's own
         from maskrcnn_edu.weights.published import find

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -136,11 +137,12 @@ def new_run(logs, name):
     return next(path for path in candidates if not path.exists())
 
 
-def last_run(logs, name):
-    """The directory of the newest run of `name` under `logs`. Raises InputError if there is none."""
-    runs = sorted(Path(logs).glob(f"{name}-*/{CHECKPOINT}"), key=lambda path: path.parent.name)
+def last_run(logs, name="*"):
+    """The directory of the newest run of `name` (by default: of anything) under `logs`. InputError if there is none."""
+    runs = sorted(Path(logs).glob(f"{name}-*/{CHECKPOINT}"), key=lambda path: path.parent.name.partition("-")[2])
     if not runs:
-        raise InputError(f"{logs} holds no run of {name}; train one with --model new, or give its --logs.")
+        of_name = "" if name == "*" else f" of {name}"
+        raise InputError(f"{logs} holds no run{of_name}; train one with --model new, or give its --logs.")
     return runs[-1].parent
 
 
@@ -150,6 +152,8 @@ def load(path):
 
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such model file; check the path.")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: this is no Keras model file; give one that train has saved.")
     try:
         model = keras.saving.load_model(path)
     except Exception as error:  # Keras, zipfile, h5py and JSON each have their own

@@ -107,6 +107,10 @@ def test_the_newest_run_is_the_last(tmp_path):
 def test_files_that_are_no_model_are_named(tmp_path):
     (tmp_path / "text.keras").write_text("no model")
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    for name, reason in (("absent.keras", "no such"), ("text.keras", "opened"), ("other.keras", "not a MaskRCNN")):
+    for name, reason in (
+        ("absent.keras", "no such"),
+        ("text.keras", "no Keras model"),
+        ("other.keras", "not a MaskRCNN"),
+    ):
         with pytest.raises(ValueError, match=rf"{name}.*{reason}"):
             training.load(tmp_path / name)

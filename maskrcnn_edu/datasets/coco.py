@@ -126,6 +126,8 @@ def _parse(file):
         with open(file, encoding="utf-8") as opened:
             content = json.load(opened)
     except FileNotFoundError:
+        if not file.parents[1].is_dir():
+            raise InputError(f"{file.parents[1]}: there is no such folder; check the path.") from None
         raise InputError(f"{file}: there is no such annotation file; check the directory and the split.") from None
     except OSError as error:
         raise InputError(f"{file}: the annotation file cannot be read ({error.strerror}).") from None

@@ -321,6 +321,8 @@ def read_image(path) -> np.ndarray:
     """
     if not Path(path).exists():
         raise InputError(f"{path}: there is no such image file; check the path.")
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; give the pictures in it, such as {path}/*.jpg.")
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
@@ -333,4 +335,4 @@ def read_image(path) -> np.ndarray:
                 image = Image.fromarray(np.clip(grey * (255 if grey.max() <= 1 else 1), 0, 255).astype(np.uint8))
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
-        raise InputError(f"{path}: the image cannot be read ({error}); it may be damaged, so replace it.") from error
+        raise InputError(f"{path}: the image cannot be read ({error}); it is damaged, or no picture.") from error

@@ -24,19 +24,21 @@ class Published:
     """A published weight file.
 
     checksum: "sha256:..." or "md5:..." in hexadecimal, whole or its first digits; "" where none is known.
-    preset, settings: the classmethod of Config and its arguments; None for a backbone, which is no model by itself.
+    preset, settings: the classmethod of Config and its arguments.
+    backbone_only: an ImageNet file, which leaves the pyramid and the heads to be trained.
     box_ap, mask_ap, keypoint_ap: on COCO val2017 (the seed: minival), in percent, as its publisher gives them.
     """
 
     name: str
     url: str
     checksum: str
-    preset: str | None = None
+    preset: str
     settings: dict = dataclasses.field(default_factory=dict)
     class_names: tuple = ()
     box_ap: float | None = None
     mask_ap: float | None = None
     keypoint_ap: float | None = None
+    backbone_only: bool = False
 
     @property
     def file(self) -> str:
@@ -44,12 +46,7 @@ class Published:
         return self.url.rsplit("/", 1)[-1]
 
     def config(self, **changes) -> Config:
-        """The settings that the weights were trained for; InputError if they are a backbone's."""
-        if self.preset is None:
-            raise InputError(
-                f"{self.name} is an ImageNet backbone and no model: build one, mr.MaskRCNN(config), and fill its "
-                f"backbone, mr.weights.load(model, mr.weights.fetch({self.name!r}))."
-            )
+        """The settings that the weights were trained for, or with `changes`."""
         return getattr(Config, self.preset)(**{**self.settings, **changes})
 
 
@@ -97,11 +94,11 @@ PUBLISHED = {
         ),
         Published(
             "imagenet-resnet50", KERAS + "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            "md5:4d473c1dd8becc155b73f8504c6f6626",
+            "md5:4d473c1dd8becc155b73f8504c6f6626", "coco", {"depth": 50}, COCO_NAMES, backbone_only=True,
         ),
         Published(
             "imagenet-resnet101", KERAS + "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            "md5:88cf7a10940856eca736dc7b7e228a21",
+            "md5:88cf7a10940856eca736dc7b7e228a21", "coco", {"depth": 101}, COCO_NAMES, backbone_only=True,
         ),
     )
 }  # fmt: skip

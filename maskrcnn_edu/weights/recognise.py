@@ -28,6 +28,8 @@ def config_of(tensors, source, preset=None):
         raise InputError(
             f"{source} has tensors of no known family ({', '.join(FAMILIES)}); the first is {next(iter(tensors))!r}."
         )
+    if family == "imagenet":
+        return PRESETS["coco"](depth=101 if any(name.startswith("conv4_block23") for name in tensors) else 50)
     preset = preset or _preset(family, tensors)
     if not preset.startswith(family):
         suitable = ", ".join(name for name in PRESETS if name.startswith(family))

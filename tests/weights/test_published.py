@@ -85,7 +85,11 @@ def server(monkeypatch):
 @pytest.fixture
 def enter(monkeypatch):
     """Adds an entry to the table for one test."""
-    return lambda *fields, **more: monkeypatch.setitem(PUBLISHED, fields[0], Published(*fields, **more))
+
+    def add(name, url, checksum, preset="coco", *more):
+        monkeypatch.setitem(PUBLISHED, name, Published(name, url, checksum, preset, *more))
+
+    return add
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +126,10 @@ def test_every_entry_is_whole(name):
     assert re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})?", entry.checksum)
     ending = re.search(r"-([0-9a-f]{8})\.pth$", entry.file)
     assert ending is None or entry.checksum.startswith(f"sha256:{ending[1]}")
-    if entry.preset is None:
-        with pytest.raises(mr.InputError, match="backbone"):
-            entry.config()
-    else:
-        assert entry.preset in PRESETS and entry.box_ap and (entry.mask_ap or entry.keypoint_ap)
-        assert len(entry.class_names) == entry.config().num_classes == len(set(entry.class_names))
+    assert entry.preset in PRESETS
+    assert len(entry.class_names) == entry.config().num_classes == len(set(entry.class_names))
+    if not entry.backbone_only:
+        assert entry.box_ap and (entry.mask_ap or entry.keypoint_ap)
         assert bool(entry.mask_ap) == entry.config().mask_head
 
 
@@ -196,12 +198,15 @@ def test_a_cache_that_cannot_be_made_is_an_input_error(enter, tmp_path):
         mr.weights.fetch("local", tmp_path / "file" / "cache")
 
 
-def test_unknown_names_and_backbones():
+def test_a_backbone_detects_nothing_yet(capsys):
+    assert main(["evaluate", "shapes", "--model", "imagenet-resnet50"]) == 2
+    assert "backbone whose heads have learnt nothing" in capsys.readouterr().err
+
+
+def test_unknown_names():
     for ask in (mr.weights.fetch, mr.MaskRCNN.from_pretrained):
         with pytest.raises(mr.InputError, match="'resnet'.*torchvision-v1.*imagenet-resnet50"):
             ask("resnet")
-    with pytest.raises(mr.InputError, match="backbone"):
-        mr.MaskRCNN.from_pretrained("imagenet-resnet50")
 
 
 # From the file to a model
@@ -337,7 +342,6 @@ def test_train_and_detect_take_a_name(narrow_file, narrow_name, tmp_path, monkey
         (["convert", "nothing", "--out", "x.keras"], ["nothing", "file"]),
         (["convert", "torchvision-v1", "--out", "x.h5"], ["x.h5", ".keras"]),
         (["convert", "torchvision-v1", "--out", "x.keras", "--preset", "torchvision"], ["--preset"]),
-        (["convert", "imagenet-resnet50", "--out", "x.keras"], ["backbone"]),
         (["convert", "FILE", "--out", "x.keras", "--preset", "torchvision"], ["detectron2", "preset torchvision"]),
         (["convert", "FILE", "--out", "x.keras"], ["do not fit", "backbone/stem/kernel"]),
     ],

@@ -1,0 +1,336 @@
+"""What the commands of the command line do; `cli.py` has their arguments."""
+
+import ast
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from maskrcnn_edu.config import PRESETS, Config
+from maskrcnn_edu.errors import InputError
+
+SHAPES_TRAINING_IMAGES = 10_000
+SHAPES_TEST_IMAGES = 200
+DEMO_IMAGES = 6
+DRAWN_SCORE = 0.5  # pictures with every doubtful detection are hard to read
+
+
+def demo(options):
+    check_writable(options.out, folder=True)
+    import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.datasets import ShapesDataset
+    from maskrcnn_edu.datasets.shapes import TEST_SEED
+    from maskrcnn_edu.shipped import files
+
+    model = training.load(files("shapes.keras"))
+    dataset = ShapesDataset(DEMO_IMAGES, seed=TEST_SEED)
+    out = _folder(options.out)
+    print("Looking at pictures; the first takes a few seconds longer, while the model is compiled.")
+    for i in range(len(dataset)):
+        image = dataset.load_image(i)
+        found = _from_score(model.detect([image])[0], DRAWN_SCORE)
+        _draw(out / f"shapes-{i + 1}.png", image, found, model.class_names)
+        print(f"\n{out / f'shapes-{i + 1}.png'}")
+        _print_detections(found, model.class_names)
+
+
+def train(options):
+    dataset = _dataset(options, options.limit)
+    if options.model == "last" and (options.preset or options.changes):
+        raise InputError("--preset and --set cannot change a run that goes on; leave them out, or use --model new.")
+    config = None if options.model == "last" else _config(options, len(dataset.class_names))
+    check_writable(options.logs, folder=True)
+    keras = import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import check_classes
+    from maskrcnn_edu.model import MaskRCNN
+
+    keras.utils.set_random_seed(options.seed)
+    if options.model == "last":
+        run = training.last_run(options.logs, options.data)
+        model = training.load(run / training.CHECKPOINT)
+        check_classes(model, dataset, run / training.CHECKPOINT)
+        steps = options.steps or json.loads((run / "run.json").read_text())["steps"]
+        model.optimizer.learning_rate = training.build_schedule(model.config, steps)
+        done = int(model.optimizer.iterations)
+        if done >= steps:
+            print(f"{run} has done its {done} steps; give --steps above {done} to train on.")
+            return
+        print(f"Going on with {run} at step {done} of {steps}.")
+    else:
+        run = training.new_run(options.logs, options.data)
+        if options.model == "new":
+            model = MaskRCNN(config, dataset.class_names)
+        else:
+            model = _from_weights(options.model, options, dataset)
+        steps = options.steps or model.config.train_steps
+        model.compile(training.build_optimizer(model.config, steps))
+        classes = len(dataset.class_names) - 1
+        print(f"Training for {steps} steps on {len(dataset)} images of {classes} classes; log in {run}.")
+    print("The first step takes longer, while the model is compiled.", flush=True)
+    try:
+        training.train(model, dataset, run, steps, options.seed, verbose=1 if sys.stdout.isatty() else 2)
+    except InputError:
+        if int(model.optimizer.iterations) == 0:  # it never got anywhere: leave nothing that --model last would find
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+    except KeyboardInterrupt:
+        print(f"\nStopped. {run} holds the state of the last whole epoch; --model last goes on from there.")
+        raise
+    folder = f" --dataset {options.dataset}{' --keypoints' * options.keypoints}" if options.dataset else ""
+    print(f"Done: {run / training.CHECKPOINT}")
+    print(f"Measure it: maskrcnn-edu evaluate {options.data}{folder} --model last --logs {options.logs}")
+
+
+def evaluate(options):
+    dataset = _dataset(options)
+    if options.out:
+        check_writable(options.out)
+    import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import class_numbers
+    from maskrcnn_edu.evaluation import evaluate as measure
+
+    path = options.model
+    if path == "last":
+        path = training.last_run(options.logs, options.data) / training.CHECKPOINT
+    model = _open(path)
+    class_numbers(model, dataset, path)  # before the wait, and with the path
+    count = min(options.limit or len(dataset), len(dataset))
+    print(f"Evaluating {path} on {count} images; the first takes longer, while the model is compiled.", flush=True)
+    scores = measure(model, dataset, options.limit, per_class=True, progress=_progress_bar(count))
+    by_class = scores.pop("per_class")
+    if options.out:  # first: whoever reads what is printed may stop reading
+        training.write_json(options.out, scores)
+    for kind, values in scores.items():
+        print(f"{kind}: " + "  ".join(f"{name} {_score(value)}" for name, value in values.items()))
+    print("AP by class" + "".join(f"{kind:>10}" for kind in scores))
+    for name in dataset.class_names[1:]:
+        print(f"  {name:<20}" + "".join(f"{_score(by_class[kind][name]):>10}" for kind in scores))
+
+
+def detect(options):
+    from maskrcnn_edu.datasets import read_image
+
+    images = [read_image(path) for path in options.images]  # all of them first: a bad one should not cost a wait
+    check_writable(options.out, folder=True)
+    import_keras()
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import as_coco
+
+    path = options.model
+    if path == "last":
+        path = training.last_run(options.logs) / training.CHECKPOINT
+    model = _open(path)
+    out = _folder(options.out)
+    entries = []
+    for path, image, image_id, picture in zip(
+        options.images, images, _image_ids(options.images), _picture_names(options.images), strict=True
+    ):
+        (found,) = model.detect([image])
+        for entry in as_coco(found, image_id, keypoint_offset=model.config.keypoint_offset):
+            entries.append(
+                {**entry, "file_name": Path(path).name, "category_name": model.class_names[entry["category_id"]]}
+            )
+        found = _from_score(found, options.score)
+        _draw(out / picture, image, found, model.class_names)
+        print(f"\n{path}: {len(found)} found, drawn in {out / picture}")
+        _print_detections(found, model.class_names)
+    training.write_json(out / "detections.json", entries)
+    print(f"\nAll of them in COCO's results format: {out / 'detections.json'}")
+
+
+# What the commands share
+
+
+def import_keras():
+    """Keras, imported without the notes that TensorFlow writes past Python onto stderr; they would bury ours."""
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in ("tensorflow", "jax"):
+        raise InputError(f"KERAS_BACKEND is {backend!r}; set it to tensorflow or jax.")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Grain would warn that JAX's profiler is missing
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import keras
+    except ModuleNotFoundError as error:
+        raise InputError(f"KERAS_BACKEND={backend} needs the package {error.name}, which is not installed.") from error
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+    return keras
+
+
+def _dataset(options, limit=None):
+    from maskrcnn_edu.datasets import CocoDataset, ShapesDataset, Subset
+    from maskrcnn_edu.datasets.shapes import TEST_SEED, TRAIN_SEED
+
+    if options.data == "coco":
+        if not options.dataset:
+            raise InputError("coco needs --dataset DIR, a folder with annotations/ and the pictures.")
+        dataset = CocoDataset(options.dataset, options.split, options.keypoints)
+    elif options.dataset:
+        raise InputError("--dataset is for coco; shapes are drawn on the spot, so leave it out.")
+    elif options.run is train:
+        dataset = ShapesDataset(SHAPES_TRAINING_IMAGES, TRAIN_SEED)
+    else:
+        dataset = ShapesDataset(SHAPES_TEST_IMAGES, TEST_SEED)
+    return Subset(dataset, range(min(limit, len(dataset)))) if limit else dataset
+
+
+def _config(options, num_classes):
+    """The preset with the changes of --set; the number of classes is the dataset's."""
+    preset = PRESETS[options.preset or ("tiny" if options.data == "shapes" else "coco")]
+    return preset(**{"num_classes": num_classes, **dict(map(_change, options.changes))})
+
+
+def _change(text):
+    """FIELD=VALUE of --set as a pair; Config checks the value."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: write FIELD=VALUE, for example --set batch_size=4.")
+    fields = [field.name for field in dataclasses.fields(Config)]
+    if name not in fields:
+        import difflib
+
+        near = difflib.get_close_matches(name, fields, 1)
+        raise InputError(f"--set {text}: Config has no field {name!r}{f'; did you mean {near[0]}?' if near else '.'}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word, such as group
+
+
+def _open(name):
+    """The model of a .keras file or of a name of published weights."""
+    from maskrcnn_edu import training
+    from maskrcnn_edu.model import MaskRCNN
+    from maskrcnn_edu.weights.published import PUBLISHED
+
+    if name not in PUBLISHED:
+        return training.load(name)
+    if PUBLISHED[name].backbone_only:
+        raise InputError(f"{name} is a backbone whose heads have learnt nothing; train with --model {name} first.")
+    return MaskRCNN.from_pretrained(name)
+
+
+def _fine_tuned(name, options, dataset):
+    """A model for the dataset's classes from published weights: layers of other classes start anew, and it says so."""
+    from maskrcnn_edu.model import MaskRCNN
+    from maskrcnn_edu.weights import fetch, load
+    from maskrcnn_edu.weights.published import find
+
+    changes = {"num_classes": len(dataset.class_names), **dict(map(_change, options.changes))}
+    model = MaskRCNN(find(name).config(**changes), dataset.class_names)
+    print(load(model, fetch(name), strict=False))
+    return model
+
+
+def _from_weights(path, options, dataset):
+    """A model with the weights of a file, and with the changes of --set; its architecture must stay the file's."""
+    from maskrcnn_edu import training
+    from maskrcnn_edu.evaluation import check_classes
+    from maskrcnn_edu.model import MaskRCNN
+    from maskrcnn_edu.weights.published import PUBLISHED
+
+    if options.preset:
+        raise InputError("--preset cannot be combined with --model PATH: the file brings its own settings; use --set.")
+    if path in PUBLISHED:
+        return _fine_tuned(path, options, dataset)
+    source = training.load(path)
+    check_classes(source, dataset, path)
+    model = MaskRCNN(dataclasses.replace(source.config, **dict(map(_change, options.changes))), dataset.class_names)
+    try:
+        model.set_weights(source.get_weights())
+    except ValueError as error:
+        raise InputError(
+            f"{path}: its weights do not fit the changes of --set; change training fields only."
+        ) from error
+    return model
+
+
+def check_writable(path, folder=False):
+    """Raises InputError unless a file, or a folder of files, can be written at `path`; makes nothing."""
+    path = Path(path)
+    if path.exists() and path.is_dir() != folder:
+        raise InputError(f"{path} is a {'folder; give a file' if path.is_dir() else 'file; give a folder'}.")
+    there = path if folder else path.parent
+    while not there.exists():
+        there = there.parent
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); give another place.") from None
+
+
+def _score(value):
+    """A score of COCO's; a dash where there was nothing to measure."""
+    return "-" if value < 0 else f"{value:.3f}"
+
+
+def _folder(path):
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _from_score(found, score):
+    """The detections that score at least `score`."""
+    values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    kept = found.scores >= score
+    return type(found)(**{name: value[kept] if value is not None else None for name, value in values.items()})
+
+
+def _draw(path, image, found, class_names):
+    """A picture of the detections, written aside and renamed."""
+    from maskrcnn_edu import plots
+
+    figure = plots.instances(image, found, class_names=class_names).figure
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, format="png", dpi=120, bbox_inches="tight")
+    os.replace(aside, path)
+
+
+def _print_detections(found, class_names):
+    print(f"  {'class':<20}{'score':>6}   {'y1':>7}{'x1':>7}{'y2':>7}{'x2':>7}{'pixels':>9}")
+    for i in range(len(found)):
+        box = "".join(f"{v:7.1f}" for v in found.boxes[i])
+        pixels = f"{found.masks[i].sum():9d}" if found.masks is not None else ""
+        print(f"  {class_names[found.classes[i]]:<20}{found.scores[i]:6.2f}   {box}{pixels}")
+
+
+def _image_ids(paths):
+    """COCO's names are numbers, which are the ids; other pictures are numbered as they come."""
+    stems = [Path(path).stem for path in paths]
+    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(1, len(paths) + 1))
+
+
+def _picture_names(paths):
+    """A name for each drawing; pictures of one name from several folders get a number."""
+    names = []
+    for path in paths:
+        stem, number = Path(path).stem, 2
+        name = f"{stem}.png"
+        while name in names:
+            name, number = f"{stem}-{number}.png", number + 1
+        names.append(name)
+    return names
+
+
+def _progress_bar(count):
+    """A progress bar over `count` images where somebody watches: a function of how many are done, or None."""
+    if not sys.stdout.isatty():
+        return None
+    import keras
+
+    return keras.utils.Progbar(count, unit_name="image").update
