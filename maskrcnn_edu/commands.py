@@ -161,6 +161,8 @@ def import_keras():
         os.dup2(nowhere.fileno(), 2)
     try:
         import keras
+
+        keras.ops.zeros(1)  # wakes the devices: a missing GPU is complained about now
     except ModuleNotFoundError as error:
         raise InputError(f"KERAS_BACKEND={backend} needs the package {error.name}, which is not installed.") from error
     finally:

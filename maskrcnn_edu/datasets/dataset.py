@@ -81,8 +81,11 @@ class Dataset(abc.ABC):
         """
 
     def load_keypoints(self, i) -> np.ndarray:
-        """Keypoints (N, K, 3) x, y, visibility of the objects of `load_masks(i)`, in COCO's way: pixel indices."""
-        raise NotImplementedError
+        """Keypoints (N, K, 3) x, y, visibility of the objects of `load_masks(i)`, in COCO's way: pixel indices.
+
+        A subclass with `keypoint_names` gives it.
+        """
+        raise InputError(f"{type(self).__name__} has keypoint_names but no load_keypoints(i); write it.")
 
     def image_id(self, i):
         """The name of image `i` in results and messages; here `i` itself."""
