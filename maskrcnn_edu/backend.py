@@ -1,7 +1,10 @@
 """The few operations that Keras does not spell, on both backends: batched gather, keyed random numbers, compilation."""
 
+import contextlib
+import functools
+
 import keras
-from keras import ops
+from keras import layers, ops
 
 
 def as_float(x):
@@ -41,6 +44,103 @@ def _mixed(x):
 
 def _uint32(value):
     return ops.convert_to_tensor(value & 0xFFFFFFFF, dtype="uint32")
+
+
+@keras.saving.register_keras_serializable("maskrcnn_edu")
+class Convolution(layers.Conv2D):
+    """Keras' Conv2D with a square kernel, fast also with JAX on a CPU (see jax_cpu.py)."""
+
+    def convolution_op(self, inputs, kernel):
+        if not _jax_on_cpu():
+            return super().convolution_op(inputs, kernel)
+        from maskrcnn_edu.jax_cpu import convolve
+
+        padding = self.kernel_size[0] // 2 if self.padding == "same" else 0
+        return convolve(ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel), self.strides[0], padding)
+
+
+@functools.cache
+def _jax_on_cpu():
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
+@contextlib.contextmanager
+def layers_compute_in(precision):
+    """Layers made inside compute in `precision` (float32, bfloat16, float16) and keep their weights in float32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy(precision))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def policy(precision) -> str:
+    """Keras' name for computing in `precision` with weights in float32 (Micikevicius et al., 2018)."""
+    return precision if precision == "float32" else f"mixed_{precision}"
+
+
+_islands = True  # see `without_islands`
+
+
+def island(function, *fixed):
+    """`function(*tensors, *fixed)` as one XLA computation within TensorFlow's graph; `fixed` must be hashable.
+
+    TensorFlow runs a graph operation by operation: good for convolutions, which are one call to a library, and five to
+    ten times slower than XLA for chains of small operations like RoIAlign or NMS (README, "Measured"). The answers are
+    the same up to rounding. Only for what needs no gradient: XLA's gradients are slow on a CPU. Elsewhere (JAX, which
+    compiles everything with XLA; eager calls; a GPU) this is `function` as it is.
+    """
+
+    def call(*tensors):
+        if _islands and keras.backend.backend() == "tensorflow" and _inside_graph() and _has_xla():
+            return _compiled(function, fixed)(*tensors)
+        return function(*tensors, *fixed)
+
+    return call
+
+
+@contextlib.contextmanager
+def without_islands():
+    """What is traced inside is one plain graph, which can be exported."""
+    global _islands
+    before, _islands = _islands, False
+    try:
+        yield
+    finally:
+        _islands = before
+
+
+@functools.cache
+def _compiled(function, fixed):
+    """One TensorFlow function for all graphs that use it: equal shapes are compiled once."""
+    import tensorflow as tf
+
+    return tf.function(lambda *tensors: function(*tensors, *fixed), jit_compile=True)
+
+
+def _inside_graph():
+    import tensorflow as tf
+
+    return tf.inside_function()
+
+
+@functools.cache
+def _has_xla():
+    """Whether XLA compiles for this processor; TensorFlow is built without it for some."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return False
+    try:
+        with tf.init_scope():
+            return bool(tf.function(lambda x: x == x, jit_compile=True)(tf.constant(0)))
+    except tf.errors.OpError:
+        return False
 
 
 def compiled_call(model):

@@ -25,6 +25,7 @@ CHOICES = {
     "proposal_choice": ("per_level", "joint"),
     "detection_rule": ("every_class", "best_class"),
     "roi_level_rounding": ("floor", "nearest"),
+    "precision": ("float32", "bfloat16", "float16"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("steps", "cosine"),
 }
@@ -99,6 +100,10 @@ class Config(Presets):
     fpn_channels: int = _field(256, "Channels of every pyramid level (FPN section 4).")
     fpn_norm: str = _field("none", "Norm after each FPN convolution: batch | sync | group | none (paper: none).")
     extra_level: bool = _field(True, "One more, coarser level by subsampling (P6; FPN section 4.1). RPN only.")
+
+    precision: str = _field(
+        "float32", "float32 | bfloat16 | float16: of convolutions and dense layers; weights and losses stay float32."
+    )
 
     # Anchors and region proposals
     anchor_sizes: tuple = _field(

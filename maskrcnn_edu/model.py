@@ -9,7 +9,7 @@ from keras import ops
 from maskrcnn_edu import boxes, losses, targets
 from maskrcnn_edu.anchors import LAST_PIXEL, anchors_by_level
 from maskrcnn_edu.backbone import build_backbone
-from maskrcnn_edu.backend import compiled_call, gather
+from maskrcnn_edu.backend import compiled_call, gather, island, layers_compute_in, policy
 from maskrcnn_edu.config import Config
 from maskrcnn_edu.datasets.dataset import check_class_names
 from maskrcnn_edu.detections import as_photograph, on_photograph, padded_size, to_batch
@@ -36,10 +36,10 @@ class MaskRCNN(keras.Model):
     """
 
     def __init__(self, config, class_names=None, name="mask_rcnn", **kwargs):
-        # Boxes and image sizes are inputs too, and bfloat16 could not hold them: the model casts what it wants cast.
-        super().__init__(name=name, autocast=False, **kwargs)
         if not isinstance(config, Config):
             raise InputError(f"MaskRCNN takes a Config; it got {type(config).__name__}.")
+        # Boxes and image sizes are inputs too, and bfloat16 could not hold them: the model casts what it wants cast.
+        super().__init__(name=name, dtype=policy(config.precision), autocast=False, **kwargs)
         if class_names is None:
             class_names = ["background"] + [f"class {i}" for i in range(1, config.num_classes)]
         self.config, self.class_names = config, [str(name) for name in class_names]
@@ -48,11 +48,12 @@ class MaskRCNN(keras.Model):
                 f"class_names is {class_names!r}; Config.num_classes wants a list of {config.num_classes}."
             )
         check_class_names("MaskRCNN", self.class_names)
-        self.backbone = build_backbone(config)
-        self.rpn = build_rpn_head(config)
-        self.box_head = build_box_head(config)
-        self.mask_head = build_mask_head(config) if config.mask_head else None
-        self.keypoint_head = build_keypoint_head(config) if config.keypoints else None
+        with layers_compute_in(config.precision):
+            self.backbone = build_backbone(config)
+            self.rpn = build_rpn_head(config)
+            self.box_head = build_box_head(config)
+            self.mask_head = build_mask_head(config) if config.mask_head else None
+            self.keypoint_head = build_keypoint_head(config) if config.keypoints else None
         self.loss_means = [keras.metrics.Mean(name=name) for name in self.loss_weights]
         self.built = True
         self._detect_batch = None
@@ -76,7 +77,9 @@ class MaskRCNN(keras.Model):
         anchors = anchors_by_level(batch["image"].shape[1:3], self.config)
         per_level, count = self._proposal_counts(training)
         select = {"per_level": select_proposals, "joint": select_joint_proposals}[self.config.proposal_choice]
-        proposals, scores = select(logits, deltas, anchors, batch["image_size"], per_level, count, self.config)
+        select = island(select, per_level, count, self.config)
+        fixed_logits, fixed_deltas = ([ops.stop_gradient(level) for level in levels] for levels in (logits, deltas))
+        proposals, scores = select(fixed_logits, fixed_deltas, anchors, batch["image_size"])
         if "boxes" in batch:
             if self.mask_head and "masks" not in batch:
                 raise InputError(
@@ -86,7 +89,8 @@ class MaskRCNN(keras.Model):
                 raise InputError(
                     "The batch has no keypoints, but the model has a keypoint head; give mr.loader the model's config."
                 )
-            rpn = targets.rpn_targets(np.concatenate(anchors), batch, self.config)
+            truth = {name: batch[name] for name in ("boxes", "classes", "seed")}
+            rpn = island(targets.rpn_targets, self.config)(np.concatenate(anchors), truth)
             rpn["logits"] = gather(ops.concatenate(logits, axis=1), rpn["index"])
             rpn["predicted_deltas"] = gather(ops.concatenate(deltas, axis=1), rpn["index"])
             return {"rpn": rpn, "heads": self._heads_for_losses(pyramid, proposals, batch, training)}
@@ -110,19 +114,24 @@ class MaskRCNN(keras.Model):
 
     def run_box_head(self, pyramid, rois, training=False):
         """RoIs (B, R, 4) -> class logits (B, R, C) and deltas (B, R, C - 1, 4)."""
-        feature = pool_from_pyramid(pyramid, rois, self.config.box_pool_size, self.config)
+        feature = self._pool(pyramid, rois, self.config.box_pool_size, training)
         logits, deltas = self.box_head(_merge(feature), training=training)
         return _split(logits, rois.shape[1]), _split(deltas, rois.shape[1])
 
+    def _pool(self, pyramid, rois, side, training):
+        if training:
+            return pool_from_pyramid(pyramid, rois, side, self.config)
+        return island(pool_from_pyramid, side, self.config)(pyramid, rois)
+
     def run_mask_head(self, pyramid, rois, classes, training=False):
         """RoIs (B, R, 4) of known classes (B, R) -> mask logits (B, R, m, m), with all classes last for softmax."""
-        feature = pool_from_pyramid(pyramid, rois, self.config.mask_pool_size, self.config)
+        feature = self._pool(pyramid, rois, self.config.mask_pool_size, training)
         logits = self.mask_head([_merge(feature), ops.reshape(classes, (-1,))], training=training)
         return _split(logits, rois.shape[1])
 
     def run_keypoint_head(self, pyramid, rois, training=False):
         """RoIs (B, R, 4) -> heatmaps (B, R, m, m, K), logits."""
-        feature = pool_from_pyramid(pyramid, rois, self.config.keypoint_pool_size, self.config)
+        feature = self._pool(pyramid, rois, self.config.keypoint_pool_size, training)
         return _split(self.keypoint_head(_merge(feature), training=training), rois.shape[1])
 
     # Training
@@ -223,23 +232,9 @@ class MaskRCNN(keras.Model):
     # Detection
 
     def _heads_for_detections(self, pyramid, proposals, exists, batch):
-        config = self.config
         logits, deltas = self.run_box_head(pyramid, proposals)
-        candidates = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
-        found, scores, classes = candidates(logits, deltas, proposals, exists, config)
-        window = batch.get("window")
-        found = boxes.clip(found, batch["image_size"]) if window is None else boxes.clip_to_window(found, window)
-        sides = found[..., 2:] - found[..., :2] + (1.0 if config.box_frame == "matterport" else 0.0)
-        shortest = ops.min(sides, axis=-1)
-        usable = ops.logical_and(scores > config.detection_score_threshold, shortest > config.detection_min_size)
-        scores = ops.where(usable, scores, 0.0)
-        index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
-        exists = scores > 0
-        result = {
-            "boxes": ops.where(exists[..., None], gather(found, index), 0.0),
-            "classes": ops.where(exists, gather(classes, index), 0),
-            "scores": scores,
-        }
+        choose = island(choose_detections, self.config)
+        result = choose(logits, deltas, proposals, exists, batch["image_size"], batch.get("window"))
         if self.mask_head:
             result["masks"] = self._mask_probabilities(pyramid, result["boxes"], result["classes"])
         if self.keypoint_head:
@@ -322,6 +317,28 @@ class MaskRCNN(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(Config(**config["config"]), config["class_names"], config["name"])
+
+
+def choose_detections(logits, deltas, proposals, exists, image_size, window, config):
+    """The best `config.max_detections` boxes after NMS within each class, from what the box head says of proposals.
+
+    logits (B, R, C), deltas (B, R, C - 1, 4), proposals (B, R, 4), exists (B, R) bool, image_size (B, 2), window (B, 4)
+    or None -> dict of boxes (B, D, 4), classes (B, D), scores (B, D), best first, zeros in unused slots.
+    """
+    candidates = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
+    found, scores, classes = candidates(logits, deltas, proposals, exists, config)
+    found = boxes.clip(found, image_size) if window is None else boxes.clip_to_window(found, window)
+    sides = found[..., 2:] - found[..., :2] + (1.0 if config.box_frame == "matterport" else 0.0)
+    shortest = ops.min(sides, axis=-1)
+    usable = ops.logical_and(scores > config.detection_score_threshold, shortest > config.detection_min_size)
+    scores = ops.where(usable, scores, 0.0)
+    index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
+    exists = scores > 0
+    return {
+        "boxes": ops.where(exists[..., None], gather(found, index), 0.0),
+        "classes": ops.where(exists, gather(classes, index), 0),
+        "scores": scores,
+    }
 
 
 def every_class(logits, deltas, proposals, exists, config):

@@ -1,11 +1,11 @@
 """The region proposal network: a small head on every pyramid level, and the choice of its best boxes."""
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from maskrcnn_edu import boxes
 from maskrcnn_edu.backbone import conv
-from maskrcnn_edu.backend import gather
+from maskrcnn_edu.backend import Convolution, gather
 
 
 def build_rpn_head(config) -> keras.Model:
@@ -19,8 +19,8 @@ def build_rpn_head(config) -> keras.Model:
     for i in range(config.rpn_convs):
         x = conv(x, config.rpn_channels, 3, f"rpn_conv{i + 1}", activation="relu", init=small)
     num_anchors = len(config.anchor_ratios)
-    logits = layers.Conv2D(num_anchors, 1, kernel_initializer=small, name="rpn_logits", dtype="float32")(x)
-    deltas = layers.Conv2D(num_anchors * 4, 1, kernel_initializer=small, name="rpn_deltas", dtype="float32")(x)
+    logits = Convolution(num_anchors, 1, kernel_initializer=small, name="rpn_logits", dtype="float32")(x)
+    deltas = Convolution(num_anchors * 4, 1, kernel_initializer=small, name="rpn_deltas", dtype="float32")(x)
     return keras.Model(feature, [logits, deltas], name="rpn")
 
 
@@ -39,14 +39,14 @@ def select_proposals(logits, deltas, anchors, image_size, per_level, count, conf
     """The boxes worth a second look: best of each level, decoded, clipped, NMS within the level, best of all.
 
     logits, deltas, anchors: lists by level of (B, n), (B, n, 4), (n, 4); image_size (B, 2) pixels without padding.
-    -> proposals (B, R, 4) and their logits (B, R), best first. Unused slots hold a zero box and -inf. No gradient
-    passes: proposals are treated as fixed inputs of the heads (approximate joint training, Faster R-CNN 3.2).
+    -> proposals (B, R, 4) and their logits (B, R), best first. Unused slots hold a zero box and -inf. The model lets no
+    gradient pass: proposals are fixed inputs of the heads (approximate joint training, Faster R-CNN 3.2).
     """
     found_boxes, found_scores = [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
-        scores, index = ops.top_k(ops.stop_gradient(level_logits), min(per_level, level_logits.shape[1]))
+        scores, index = ops.top_k(level_logits, min(per_level, level_logits.shape[1]))
         reference = ops.take(ops.convert_to_tensor(level_anchors), index, axis=0)
-        candidate = boxes.decode(ops.stop_gradient(gather(level_deltas, index)), reference)
+        candidate = boxes.decode(gather(level_deltas, index), reference)
         candidate = boxes.clip(candidate, image_size)
         height, width = candidate[..., 2] - candidate[..., 0], candidate[..., 3] - candidate[..., 1]
         usable = ops.minimum(height, width) > config.rpn_min_size  # NaN is not, so that it goes no further
@@ -67,10 +67,10 @@ def select_joint_proposals(logits, deltas, anchors, image_size, before_nms, coun
     """
     logits, deltas = ops.concatenate(logits, axis=1), ops.concatenate(deltas, axis=1)
     # By probability, as the seed ranks: from a logit of 17 on all are 1 in float32, and the first anchor comes first.
-    probability = 1.0 / (1.0 + ops.exp(-ops.stop_gradient(logits)))
+    probability = 1.0 / (1.0 + ops.exp(-logits))
     scores, index = ops.top_k(probability, min(before_nms, logits.shape[1]))
     reference = ops.take(ops.concatenate([ops.convert_to_tensor(level) for level in anchors]), index, axis=0)
-    candidates = boxes.clip(boxes.decode(ops.stop_gradient(gather(deltas, index)), reference), image_size)
+    candidates = boxes.clip(boxes.decode(gather(deltas, index), reference), image_size)
     keep = boxes.greedy_keep(boxes.iou(candidates, candidates) > config.rpn_nms_threshold)
     scores, index = ops.top_k(ops.where(keep, scores, -float("inf")), min(count, scores.shape[1]))
     return ops.where((scores > -float("inf"))[..., None], gather(candidates, index), 0.0), scores

@@ -242,12 +242,8 @@ def test_frozen_norm_stays_frozen(boxes_only, batch):
 
 def test_computes_in_bfloat16(learnt, batch):
     """Half precision for the convolutions; boxes, sizes and losses stay float32."""
-    before = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
-        model = mr.MaskRCNN(small_config())
-    finally:
-        keras.mixed_precision.set_dtype_policy(before)
+    model = mr.MaskRCNN(small_config(precision="bfloat16"))
+    assert keras.config.dtype_policy().name == "float32" and model.backbone.layers[1].compute_dtype == "bfloat16"
     model.set_weights(learnt[0].get_weights())
     model.compile()
     expected, found = losses(learnt[0], batch), losses(model, batch)
