@@ -143,14 +143,22 @@ def _has_xla():
         return False
 
 
-def compiled_call(model):
-    """`model(batch)` compiled once for each shape of the batch, as a function from a dict to a dict of tensors.
+def compiled(function, model):
+    """`function(*tensors)`, which calls layers of `model`, compiled once for each shape of its arguments.
 
     Keras' own predict function generalises a second shape to unknown dimensions on TensorFlow; the model needs its
     height and width while tracing.
     """
-    if keras.backend.backend() != "tensorflow":
-        return model.predict_on_batch
-    import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    return tf.function(lambda batch: model(batch, training=False), reduce_retracing=False)
+        return tf.function(function, reduce_retracing=False)
+    import jax
+
+    @jax.jit
+    def of_values(values, *tensors):
+        with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
+            return function(*tensors)
+
+    # The weights are arguments: as constants they would be compiled into the function and stay as they are now.
+    return lambda *tensors: of_values([variable.value for variable in model.variables], *tensors)

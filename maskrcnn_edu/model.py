@@ -9,7 +9,7 @@ from keras import ops
 from maskrcnn_edu import boxes, losses, targets
 from maskrcnn_edu.anchors import LAST_PIXEL, anchors_by_level
 from maskrcnn_edu.backbone import build_backbone
-from maskrcnn_edu.backend import compiled_call, gather, island, layers_compute_in, policy
+from maskrcnn_edu.backend import compiled, gather, island, layers_compute_in, policy
 from maskrcnn_edu.config import Config
 from maskrcnn_edu.datasets.dataset import check_class_names
 from maskrcnn_edu.detections import as_photograph, on_photograph, padded_size, to_batch
@@ -281,7 +281,7 @@ class MaskRCNN(keras.Model):
         """Detections on up to `batch_size` photographs that share a padded size. Blank images fill the batch up."""
         batch = to_batch(photographs, size, batch_size, self.config)
         if self._detect_batch is None:
-            self._detect_batch = compiled_call(self)
+            self._detect_batch = compiled(lambda batch: self(batch, training=False), self)
         result = {name: np.asarray(value) for name, value in self._detect_batch(batch).items()}
         return [
             on_photograph(
