@@ -74,9 +74,7 @@ class MaskRCNN(keras.Model):
             batch = in_last_pixel_frame(batch)
         logits, deltas = run_rpn_head(self.rpn, pyramid)
         anchors = anchors_by_level(batch["image"].shape[1:3], self.config)
-        per_level, count = self._proposal_counts(training)
-        select = {"per_level": select_proposals, "joint": select_joint_proposals}[self.config.proposal_choice]
-        proposals, scores = select(logits, deltas, anchors, batch["image_size"], per_level, count, self.config)
+        proposals, scores = self.select(logits, deltas, anchors, batch["image_size"], training)
         if "boxes" in batch:
             if self.mask_head and "masks" not in batch:
                 raise InputError(
@@ -92,10 +90,14 @@ class MaskRCNN(keras.Model):
             return {"rpn": rpn, "heads": self._heads_for_losses(pyramid, proposals, batch, training)}
         return self._heads_for_detections(pyramid, proposals, scores > -float("inf"), batch)
 
-    def _proposal_counts(self, training):
+    def select(self, logits, deltas, anchors, image_size, training=False):
+        """The proposals (B, R, 4) and their scores (B, R), by the rule and numbers of the config; -inf: no proposal."""
+        config = self.config
+        rule = {"per_level": select_proposals, "joint": select_joint_proposals}[config.proposal_choice]
+        per_level, count = config.proposals_per_level, config.proposals
         if training:
-            return self.config.proposals_per_level_training, self.config.proposals_training
-        return self.config.proposals_per_level, self.config.proposals
+            per_level, count = config.proposals_per_level_training, config.proposals_training
+        return rule(logits, deltas, anchors, image_size, per_level, count, config)
 
     def normalise(self, image, image_size):
         """(image - mean) / std, with 0 in the padding: (B, H, W, 3) 0..255, (B, 2) -> (B, H, W, 3)."""
@@ -223,17 +225,9 @@ class MaskRCNN(keras.Model):
     # Detection
 
     def _heads_for_detections(self, pyramid, proposals, exists, batch):
-        config = self.config
         logits, deltas = self.run_box_head(pyramid, proposals)
-        candidates = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
-        found, scores, classes = candidates(logits, deltas, proposals, exists, config)
-        window = batch.get("window")
-        found = boxes.clip(found, batch["image_size"]) if window is None else boxes.clip_to_window(found, window)
-        sides = found[..., 2:] - found[..., :2] + (1.0 if config.box_frame == "matterport" else 0.0)
-        shortest = ops.min(sides, axis=-1)
-        usable = ops.logical_and(scores > config.detection_score_threshold, shortest > config.detection_min_size)
-        scores = ops.where(usable, scores, 0.0)
-        index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
+        found, scores, classes = self.candidates(logits, deltas, proposals, exists, batch)
+        index, scores = self.choose(found, scores, classes)
         exists = scores > 0
         result = {
             "boxes": ops.where(exists[..., None], gather(found, index), 0.0),
@@ -241,12 +235,34 @@ class MaskRCNN(keras.Model):
             "scores": scores,
         }
         if self.mask_head:
-            result["masks"] = self._mask_probabilities(pyramid, result["boxes"], result["classes"])
+            result["masks"] = self.mask_probabilities(pyramid, result["boxes"], result["classes"])
         if self.keypoint_head:
             result["keypoint_heatmaps"] = self.run_keypoint_head(pyramid, result["boxes"])
         return result
 
-    def _mask_probabilities(self, pyramid, rois, classes):
+    def candidates(self, logits, deltas, proposals, exists, batch):
+        """What detections are chosen from: boxes (B, N, 4) cut to the photograph, scores and classes (B, N).
+
+        exists (B, R): which proposals are no empty slots. The score is 0 where a box is out: below the score threshold,
+        too small, or (detection_rule best_class) not its RoI's best class.
+        """
+        config = self.config
+        rule = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
+        found, scores, classes = rule(logits, deltas, proposals, exists, config)
+        window = batch.get("window")
+        found = boxes.clip(found, batch["image_size"]) if window is None else boxes.clip_to_window(found, window)
+        sides = found[..., 2:] - found[..., :2] + (1.0 if config.box_frame == "matterport" else 0.0)
+        shortest = ops.min(sides, axis=-1)
+        usable = ops.logical_and(scores > config.detection_score_threshold, shortest > config.detection_min_size)
+        return found, ops.where(usable, scores, 0.0), classes
+
+    def choose(self, found, scores, classes):
+        """The best candidates after NMS within each class: indices (B, D) and scores (B, D), 0 in unused slots."""
+        config = self.config
+        return boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
+
+    def mask_probabilities(self, pyramid, rois, classes):
+        """RoIs (B, R, 4) of known classes (B, R) -> the probability of each cell (B, R, m, m)."""
         logits = ops.cast(self.run_mask_head(pyramid, rois, classes), "float32")
         if self.config.mask_activation == "sigmoid":
             return ops.sigmoid(logits)
