@@ -1,4 +1,4 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect | weights.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 2 bad input
 (one sentence on stderr), 130 interrupted.
@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, cli_weights, commands
+from maskrcnn_edu import __version__, cli_benchmark, cli_weights, commands
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError
 
@@ -95,6 +95,11 @@ def _parser():
         "--score", type=_share, default=commands.DRAWN_SCORE, metavar="S",
         help="draw and print what scores at least this; detections.json has all (default: %(default)s)",
     )  # fmt: skip
+
+    benchmark = subparsers.add_parser(
+        "benchmark", help=cli_benchmark.DESCRIPTION, description=cli_benchmark.DESCRIPTION
+    )
+    cli_benchmark.add_benchmark(benchmark)
 
     weights = subparsers.add_parser("weights", help=cli_weights.DESCRIPTION, description=cli_weights.DESCRIPTION)
     cli_weights.add_weights(weights)

@@ -99,7 +99,7 @@ def evaluate(options):
     path = options.model
     if path == "last":
         path = training.last_run(options.logs, options.data) / training.CHECKPOINT
-    model = _open(path)
+    model = open_model(path)
     class_numbers(model, dataset, path)  # before the wait, and with the path
     count = min(options.limit or len(dataset), len(dataset))
     print(f"Evaluating {path} on {count} images; the first takes longer, while the model is compiled.", flush=True)
@@ -126,7 +126,7 @@ def detect(options):
     path = options.model
     if path == "last":
         path = training.last_run(options.logs) / training.CHECKPOINT
-    model = _open(path)
+    model = open_model(path)
     out = _folder(options.out)
     entries = []
     for path, image, image_id, picture in zip(
@@ -191,10 +191,10 @@ def _dataset(options, limit=None):
 def _config(options, num_classes):
     """The preset with the changes of --set; the number of classes is the dataset's."""
     preset = PRESETS[options.preset or ("tiny" if options.data == "shapes" else "coco")]
-    return preset(**{"num_classes": num_classes, **dict(map(_change, options.changes))})
+    return preset(**{"num_classes": num_classes, **dict(map(change, options.changes))})
 
 
-def _change(text):
+def change(text):
     """FIELD=VALUE of --set as a pair; Config checks the value."""
     name, equals, value = text.partition("=")
     if not equals:
@@ -211,7 +211,7 @@ def _change(text):
         return name, value  # a word, such as group
 
 
-def _open(name):
+def open_model(name):
     """The model of a .keras file or of a name of published weights."""
     from maskrcnn_edu import training
     from maskrcnn_edu.model import MaskRCNN
@@ -230,7 +230,7 @@ def _fine_tuned(name, options, dataset):
     from maskrcnn_edu.weights import fetch, load
     from maskrcnn_edu.weights.published import find
 
-    changes = {"num_classes": len(dataset.class_names), **dict(map(_change, options.changes))}
+    changes = {"num_classes": len(dataset.class_names), **dict(map(change, options.changes))}
     model = MaskRCNN(find(name).config(**changes), dataset.class_names)
     print(load(model, fetch(name), strict=False))
     return model
@@ -249,7 +249,7 @@ def _from_weights(path, options, dataset):
         return _fine_tuned(path, options, dataset)
     source = training.load(path)
     check_classes(source, dataset, path)
-    model = MaskRCNN(dataclasses.replace(source.config, **dict(map(_change, options.changes))), dataset.class_names)
+    model = MaskRCNN(dataclasses.replace(source.config, **dict(map(change, options.changes))), dataset.class_names)
     try:
         model.set_weights(source.get_weights())
     except ValueError as error:
