@@ -75,11 +75,7 @@ class MaskRCNN(keras.Model):
             batch = in_last_pixel_frame(batch)
         logits, deltas = run_rpn_head(self.rpn, pyramid)
         anchors = anchors_by_level(batch["image"].shape[1:3], self.config)
-        per_level, count = self._proposal_counts(training)
-        select = {"per_level": select_proposals, "joint": select_joint_proposals}[self.config.proposal_choice]
-        select = island(select, per_level, count, self.config)
-        fixed_logits, fixed_deltas = ([ops.stop_gradient(level) for level in levels] for levels in (logits, deltas))
-        proposals, scores = select(fixed_logits, fixed_deltas, anchors, batch["image_size"])
+        proposals, scores = self.select(logits, deltas, anchors, batch["image_size"], training)
         if "boxes" in batch:
             if self.mask_head and "masks" not in batch:
                 raise InputError(
@@ -96,10 +92,15 @@ class MaskRCNN(keras.Model):
             return {"rpn": rpn, "heads": self._heads_for_losses(pyramid, proposals, batch, training)}
         return self._heads_for_detections(pyramid, proposals, scores > -float("inf"), batch)
 
-    def _proposal_counts(self, training):
+    def select(self, logits, deltas, anchors, image_size, training=False):
+        """The proposals (B, R, 4) and their scores (B, R), by the rule and numbers of the config; -inf: no proposal."""
+        config = self.config
+        rule = {"per_level": select_proposals, "joint": select_joint_proposals}[config.proposal_choice]
+        per_level, count = config.proposals_per_level, config.proposals
         if training:
-            return self.config.proposals_per_level_training, self.config.proposals_training
-        return self.config.proposals_per_level, self.config.proposals
+            per_level, count = config.proposals_per_level_training, config.proposals_training
+        logits, deltas = ([ops.stop_gradient(level) for level in levels] for levels in (logits, deltas))
+        return island(rule, per_level, count, config)(logits, deltas, anchors, image_size)
 
     def normalise(self, image, image_size):
         """(image - mean) / std, with 0 in the padding: (B, H, W, 3) 0..255, (B, 2) -> (B, H, W, 3)."""
@@ -236,12 +237,13 @@ class MaskRCNN(keras.Model):
         choose = island(choose_detections, self.config)
         result = choose(logits, deltas, proposals, exists, batch["image_size"], batch.get("window"))
         if self.mask_head:
-            result["masks"] = self._mask_probabilities(pyramid, result["boxes"], result["classes"])
+            result["masks"] = self.mask_probabilities(pyramid, result["boxes"], result["classes"])
         if self.keypoint_head:
             result["keypoint_heatmaps"] = self.run_keypoint_head(pyramid, result["boxes"])
         return result
 
-    def _mask_probabilities(self, pyramid, rois, classes):
+    def mask_probabilities(self, pyramid, rois, classes):
+        """RoIs (B, R, 4) of known classes (B, R) -> the probability of each cell (B, R, m, m)."""
         logits = ops.cast(self.run_mask_head(pyramid, rois, classes), "float32")
         if self.config.mask_activation == "sigmoid":
             return ops.sigmoid(logits)
@@ -325,20 +327,35 @@ def choose_detections(logits, deltas, proposals, exists, image_size, window, con
     logits (B, R, C), deltas (B, R, C - 1, 4), proposals (B, R, 4), exists (B, R) bool, image_size (B, 2), window (B, 4)
     or None -> dict of boxes (B, D, 4), classes (B, D), scores (B, D), best first, zeros in unused slots.
     """
-    candidates = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
-    found, scores, classes = candidates(logits, deltas, proposals, exists, config)
+    found, scores, classes = candidates(logits, deltas, proposals, exists, image_size, window, config)
+    return best_candidates(found, scores, classes, config)[0]
+
+
+def candidates(logits, deltas, proposals, exists, image_size, window, config):
+    """What detections are chosen from: boxes (B, N, 4) cut to the photograph, scores and classes (B, N).
+
+    Arguments as in `choose_detections`. The score is 0 where a box is out: below the score threshold, too small, or
+    (detection_rule best_class) of a RoI that is background.
+    """
+    rule = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
+    found, scores, classes = rule(logits, deltas, proposals, exists, config)
     found = boxes.clip(found, image_size) if window is None else boxes.clip_to_window(found, window)
     sides = found[..., 2:] - found[..., :2] + (1.0 if config.box_frame == "matterport" else 0.0)
     shortest = ops.min(sides, axis=-1)
     usable = ops.logical_and(scores > config.detection_score_threshold, shortest > config.detection_min_size)
-    scores = ops.where(usable, scores, 0.0)
+    return found, ops.where(usable, scores, 0.0), classes
+
+
+def best_candidates(found, scores, classes, config):
+    """NMS within each class: the dict of `choose_detections`, and the candidate (B, D) that each detection was."""
     index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
     exists = scores > 0
-    return {
+    result = {
         "boxes": ops.where(exists[..., None], gather(found, index), 0.0),
         "classes": ops.where(exists, gather(classes, index), 0),
         "scores": scores,
     }
+    return result, index
 
 
 def every_class(logits, deltas, proposals, exists, config):
