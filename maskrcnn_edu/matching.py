@@ -24,10 +24,7 @@ def overlaps(truth, found, kind="boxes"):
     if not len(found.boxes) or not len(truth.boxes):
         return np.zeros((len(found.boxes), len(truth.boxes)))
     if kind == "boxes":
-        ours, theirs = (np.asarray(x.boxes, np.float64)[:, [1, 0, 3, 2]] for x in (found, truth))
-        ours[:, 2:] -= ours[:, :2]
-        theirs[:, 2:] -= theirs[:, :2]
-        return np.nan_to_num(coco_mask.iou(ours, theirs, crowd))
+        return np.nan_to_num(coco_mask.iou(_corner_and_sides(found), _corner_and_sides(truth), crowd))
     if kind != "masks":
         raise InputError(f"kind is {kind!r}; choose boxes or masks.")
     ours, theirs = getattr(found, "masks", None), getattr(truth, "masks", None)
@@ -53,3 +50,9 @@ def match_detections(iou, truth_classes, classes, scores, iou_threshold=0.5):
         elif np.where(truth_classes == -classes[d], iou[d], 0.0).max(initial=0) >= iou_threshold:
             hits[d] = ON_CROWD
     return hits
+
+
+def _corner_and_sides(objects):
+    """Boxes as pycocotools takes them, (N, 4) x y width height; it reads memory row by row, whatever the strides."""
+    y1, x1, y2, x2 = np.asarray(objects.boxes, np.float64).T
+    return np.ascontiguousarray(np.stack([x1, y1, x2 - x1, y2 - y1], axis=1))

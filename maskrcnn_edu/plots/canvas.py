@@ -86,9 +86,10 @@ def panels(titles, columns, aspect=1.0, width=WIDTH):
     sheet = Sheet((width, height), dpi=DPI, layout="constrained")
     sheet.get_layout_engine().set(w_pad=0.04, h_pad=0.03, wspace=0, hspace=0)
     grid = list(sheet.subplots(rows, columns, squeeze=False).flat)
-    for ax in grid:
-        ax.set_axis_off()
+    for ax in grid[len(titles) :]:
+        ax.remove()
     for ax, title in zip(grid, titles, strict=False):
+        ax.set_axis_off()
         if title:
             ax.set_title(title, fontsize=8, pad=3)
     return sheet, grid[: len(titles)]
