@@ -27,7 +27,7 @@ _HOME = {
 }
 _MODULES = (
     "anchors", "backbone", "boxes", "datasets", "detections", "evaluation", "heads", "keypoints", "losses", "masks",
-    "plots", "proposals", "roi_align", "stages", "targets", "training", "weights",
+    "matching", "plots", "proposals", "roi_align", "stages", "targets", "training", "weights",
 )  # fmt: skip
 __all__ = sorted([*_HOME, *_MODULES])
 

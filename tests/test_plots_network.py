@@ -182,6 +182,17 @@ def test_loss_curves_of_a_run(tmp_path):
     assert half.lines[0].get_ydata().tolist() == [1.0]
 
 
+def test_validation_s_precision_has_its_own_axis(tmp_path):
+    lines = ["step,learning_rate,loss,bbox_AP,segm_AP", "250,0.1,1.0,,", "500,0.1,0.9,0.4,-1", "750,0.1,0.8,0.5,0.3"]
+    ax = plots.loss_curves(write_log(tmp_path / "run", "\n".join(lines) + "\n"))
+    beside = ax.figure.axes[1]
+    assert beside.get_ylim() == (0, 1)
+    assert {line.get_label(): line.get_xdata().tolist() for line in beside.lines} == {
+        "AP of boxes": [500, 750], "AP of masks": [750],
+    }  # fmt: skip
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["total", "AP of boxes", "AP of masks"]
+
+
 @pytest.mark.parametrize(
     "log, says", [("", "no line yet"), ("epoch,loss\n", "no line yet"), ("epoch,accuracy\n0,1\n", "no loss")]
 )

@@ -74,13 +74,13 @@ def chart(ax=None, title=None, size=(LONG_SIDE, 4.0)):
     return ax
 
 
-def panels(titles, columns, aspect=1.0, width=WIDTH):
+def panels(titles, columns, aspect=1.0, width=WIDTH, largest=2.7):
     """A figure with a panel for each title, row by row: the figure and its list of Axes, ready for `picture`.
 
-    aspect: height / width of a panel. The titles are there from the start, so that captions know their room.
+    aspect: height / width of a panel. width of the figure in inches, but at most `largest` a panel. The titles are there from the start, so that captions know their room.
     """
     columns = max(1, min(columns, len(titles)))
-    rows = max(1, -(-len(titles) // columns))
+    rows, width = max(1, -(-len(titles) // columns)), min(width, columns * largest)
     lines = max((title.count("\n") + 1 for title in titles if title), default=0)
     height = rows * (width / columns * min(max(aspect, 0.1), 4) + 0.06 + 0.17 * lines)
     sheet = Sheet((width, height), dpi=DPI, layout="constrained")

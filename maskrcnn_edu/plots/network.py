@@ -49,7 +49,7 @@ def activations(model, image, layer, *, level=0, roi=0, channels=16, columns=8):
     shape, side_by_side = maps.shape[1:], min(columns, len(chosen))
     width = np.clip(side_by_side * 2.6 * shape[1] / shape[0], 3.2, WIDTH)
     aspect = np.clip(shape[0] / shape[1], 0.15, 3)
-    sheet, grid = panels(_channel_titles(chosen, maps), side_by_side, aspect, width)
+    sheet, grid = panels(_channel_titles(chosen, maps), side_by_side, aspect, width, largest=WIDTH)
     for ax, one in zip(grid, maps, strict=True):
         shown = ax.imshow(one, interpolation="nearest", **scale)
     sheet.set_figheight(sheet.get_figheight() + 0.7)

@@ -41,7 +41,7 @@ def detection_stages(model, image=None, *, count=20):
     image, candidates, first = found.image, found.candidates, np.arange(min(count, len(found.candidates)))
     view = view_of(image, np.concatenate([found.anchors[best], found.refined[best]]))
     height, width = view[2:] - view[:2]
-    sheet, grid = panels(titles, 2, aspect=height / width)
+    sheet, grid = panels(titles, 2, aspect=height / width, largest=4)
     boxes(image, found.anchors[best], view=view, ax=grid[0])
     refinement(image, found.anchors[best], found.refined[best], view=view, ax=grid[1])
     boxes(image, found.clipped[best], view=view, ax=grid[2])

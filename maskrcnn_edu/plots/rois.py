@@ -30,7 +30,7 @@ def rois_with_masks(image, rois, masks, *, classes=None, scores=None, class_name
     names = [""] * shown if classes is None else [class_name(c, class_names) for c in classes[:shown]]
     numbers = [""] * shown if scores is None else [f"{score:.2f}" for score in scores[:shown]]
     titles = [f"{name} {number}".strip() for name, number in zip(names, numbers, strict=True)]
-    sheet, grid = panels(titles or ["no regions of interest"], columns if shown > 1 else 3)
+    sheet, grid = panels(titles or ["no regions of interest"], columns)
     for i in range(shown):
         _cut_out(grid[i], image, rois[i])
         _lay_over(grid[i], rois[i], masks[i], colour(i))
@@ -55,13 +55,11 @@ def mask_targets(taught, *, limit=8):
     image, shown = as_rgb(taught.image), min(len(taught.masks), limit)
     names = [class_name(c, taught.class_names) for c in taught.roi_classes[:shown]]
     sides = f"{taught.masks.shape[1]} × {taught.masks.shape[2]}"
-    sheet, grid = panels((names + [sides] * shown) or ["no positive RoI in this image"], max(shown, 1), width=8.0)
+    sheet, grid = panels((names + [sides] * shown) or ["no positive RoI in this image"], max(shown, 1))
     for i in range(shown):
         _cut_out(grid[i], image, taught.rois[i])
         cells = np.where(taught.masks[i][..., None] > 0, 255 * colour(4) * taught.masks[i][..., None], 235)
         picture(np.rint(cells).astype(np.uint8), grid[shown + i])
-    if shown and shown < 4:
-        sheet.set_size_inches(2.0 * shown, 4.4)
     return sheet
 
 

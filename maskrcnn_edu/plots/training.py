@@ -16,6 +16,8 @@ CLOCKS = ("step", "steps", "epoch")  # columns that say when, the best first
 def loss_curves(directory, *, ax=None):
     """The losses of a run over time: the total in black, each of its parts, and validation as dotted lines.
 
+    Validation's average precisions, where the log has them, are on an axis of their own, at the right.
+
     Args:
         directory: of the run, with its log.csv; or the file itself.
         ax: matplotlib Axes to draw on; without it a new figure.
@@ -32,7 +34,7 @@ def loss_curves(directory, *, ax=None):
         raise InputError(f"{path}: it holds no loss yet; wait for the first line, or give another run.")
     clock = next((name for name in CLOCKS if name in columns), None)
     time = np.arange(len(next(iter(losses.values())))) if clock is None else columns[clock]
-    ax = chart(ax, path.parent.name, (6.4, 3.8))
+    ax = chart(ax, path.parent.name if path.name == LOG else path.stem, (6.8, 3.8))
     parts = list(dict.fromkeys(name.removeprefix("val_") for name in losses))
     parts = [name for name in parts if name != "loss"]
     for name in ("loss", *parts):
@@ -57,8 +59,30 @@ def loss_curves(directory, *, ax=None):
     positive = all((values[np.isfinite(values)] > 0).all() for values in losses.values())
     ax.set(xlabel=clock or "line of the log", ylabel="loss", yscale="log" if positive else "linear")
     ax.grid(color="0.92", which="both")
-    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    handles = ax.get_legend_handles_labels()[0]
+    precisions = {
+        name: values for name, values in columns.items() if name.endswith("_AP") and np.isfinite(values).any()
+    }
+    if precisions:
+        handles += _draw_precisions(ax.twinx(), time, precisions)
+    ax.legend(
+        handles=handles, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.1 if precisions else 1.0, 0.5)
+    )
     return ax
+
+
+def _draw_precisions(ax, time, precisions):
+    """Average precisions, 0 to 1, as marked lines; returns them for the legend."""
+    lines = []
+    for number, (name, values) in enumerate(precisions.items()):
+        known = np.isfinite(values) & (values >= 0)
+        options = {"marker": "osD"[number % 3], "markersize": 4, "linewidth": 1, "color": LINE_COLOURS[-1 - number % 3]}
+        label = {"bbox_AP": "AP of boxes", "segm_AP": "AP of masks"}.get(name, name.replace("_AP", " AP"))
+        lines += ax.plot(time[known], values[known], label=label, **options)
+    ax.set(ylabel="average precision", ylim=(0, 1))
+    ax.spines["top"].set_visible(False)
+    ax.tick_params(labelsize=8)
+    return lines
 
 
 def read_log(directory):

@@ -1,0 +1,231 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 90 · Gallery
+#
+# Every plot and widget of `maskrcnn_edu`, each with the one line that makes it. They take your own images, boxes,
+# datasets and models in the same way.
+
+# %%
+import keras
+import numpy as np
+from skimage import data
+
+import maskrcnn_edu as mr
+
+# %% [markdown]
+# The model is the one that ships, trained on drawn shapes. The pictures are some that it has not seen.
+
+# %%
+dataset = mr.ShapesDataset(40, seed=1)
+model = keras.saving.load_model(mr.files("shapes.keras"))
+names = dataset.class_names
+image, truth = dataset.image(5), dataset.instances(5)
+found = model.detect([image])[0]
+
+# %% [markdown]
+# ## Plots
+#
+# A plot returns matplotlib's Axes, or a Figure if it has several. Both show themselves here;
+# `.figure.savefig("file.png")` writes them. `ax=` draws on Axes of your own.
+#
+# ### What is on an image
+
+# %% [markdown]
+# The instances: masks, boxes, names and scores. Captions keep off each other and stay in the frame.
+
+# %%
+mr.plots.instances(image, found, class_names=names)
+
+# %% [markdown]
+# The same function draws ground truth.
+
+# %%
+mr.plots.instances(image, truth, class_names=names, title="ground truth")
+
+# %% [markdown]
+# Keypoints of a person, with their limbs. Hollow ones are hidden. (Photograph: NASA, in the public domain.)
+
+# %%
+points = np.zeros((1, 17, 3))  # x, y, visibility, in COCO's order
+points[0, :9] = [
+    [222, 123, 2], [242, 101, 2], [205, 105, 2], [263, 103, 1], [183, 112, 1], [318, 214, 2], [130, 233, 2],
+    [378, 395, 2], [78, 425, 2],
+]  # fmt: skip
+mr.plots.instances(
+    data.astronaut(), boxes=[[5, 25, 512, 440]], classes=[1], keypoints=points, class_names=["background", "person"]
+)
+
+# %% [markdown]
+# Images side by side.
+
+# %%
+mr.plots.images([dataset.image(i) for i in range(8)], [f"image {i}" for i in range(8)])
+
+# %% [markdown]
+# The classes that cover most of an image, an instance in each colour.
+
+# %%
+mr.plots.top_masks(image, truth, class_names=names)
+
+# %% [markdown]
+# ### What was found, and what was not
+
+# %% [markdown]
+# Detections against ground truth: hits, misses and false alarms, with score and IoU.
+
+# %%
+mr.plots.differences(image, truth, found, class_names=names, score_threshold=0.1)
+
+# %% [markdown]
+# The IoU of each detection with each object.
+
+# %%
+mr.plots.overlap_matrix(truth, found, class_names=names, kind="masks")
+
+# %% [markdown]
+# Precision over recall. Here detections of 40 pictures are scored at one threshold, IoU 0.75;
+# `mr.evaluate(..., curves=True)` gives COCO's curves at all of them.
+
+# %%
+scores, hits, objects = [], [], 0
+for i in range(len(dataset)):
+    detections, instances = model.detect([dataset.image(i)])[0], dataset.instances(i)
+    iou = mr.matching.overlaps(instances, detections, "masks")
+    hits += list(mr.matching.match_detections(iou, instances.classes, detections.classes, detections.scores, 0.75) >= 0)
+    scores += list(detections.scores)
+    objects += len(instances.classes)
+hits = np.array(hits)[np.argsort(scores)[::-1]].cumsum()
+mr.plots.precision_recall(recall=hits / objects, precision=hits / np.arange(1, len(hits) + 1))
+
+# %% [markdown]
+# ### Detection, stage by stage
+
+# %% [markdown]
+# All of it at a glance, from the best anchors to the masks.
+
+# %%
+stages = mr.stages.stages(model, image)
+mr.plots.detection_stages(stages)
+
+# %% [markdown]
+# `mr.stages.stages` keeps what each stage has computed, in pixels of the network's input. The plots below take single
+# stages. First the anchors of one cell of each level, on a photograph and with the settings for COCO.
+
+# %%
+mr.plots.anchors(data.coffee(), mr.Config.coco())
+
+# %% [markdown]
+# With ground truth: which anchors training calls positive, neutral and negative.
+
+# %%
+mr.plots.anchors(image, model.config, truth)
+
+# %% [markdown]
+# What the RPN makes of the best anchors: dotted before, solid after.
+
+# %%
+best = np.argsort(-stages.objectness)[:12]
+mr.plots.refinement(stages.image, stages.anchors[best], stages.refined[best])
+
+# %% [markdown]
+# The proposals, coloured by objectness; the objects in dashed white.
+
+# %%
+mr.plots.proposals(stages.image, stages.proposals, stages.proposal_scores, count=30, truth=truth)
+
+# %% [markdown]
+# Any boxes, with captions of yours.
+
+# %%
+mr.plots.boxes(stages.image, stages.proposals[:4], captions=[f"{score:.3f}" for score in stages.proposal_scores[:4]])
+
+# %% [markdown]
+# What the mask head answers in each RoI, cell by cell; the white line is one half.
+
+# %%
+mr.plots.rois_with_masks(
+    stages.image, stages.candidates[stages.kept], stages.mask_probabilities,
+    classes=stages.candidate_classes[stages.kept], scores=stages.candidate_scores[stages.kept], class_names=names,
+)  # fmt: skip
+
+# %% [markdown]
+# How the answers are distributed: the RPN's deltas and objectness, the proposals' places and sides, the RoIs' classes.
+
+# %%
+mr.plots.distributions(stages)
+
+# %% [markdown]
+# ### Training
+
+# %% [markdown]
+# What the mask head is taught: positive RoIs, and below them the masks that it is to answer.
+
+# %%
+batch = next(iter(mr.loader(dataset, model.config, training=False)))
+taught = mr.stages.training_stages(model, batch, 5)
+mr.plots.mask_targets(taught)
+
+# %% [markdown]
+# The RoIs of a training step. Positive ones are in colour, with the box that they are to become; negative ones grey.
+
+# %%
+mr.plots.refinement(taught.image, taught.rois, taught.roi_targets, refined=taught.roi_labels == 1)
+
+# %% [markdown]
+# The losses of a run, from its directory. This is the log of the weights that ship.
+
+# %%
+mr.plots.loss_curves(mr.files("shapes_log.csv"))
+
+# %% [markdown]
+# ### Data
+
+# %% [markdown]
+# What a dataset holds. With a Config, box sizes are those that the network sees, and dashed lines mark its anchors.
+
+# %%
+mr.plots.dataset_overview(dataset, config=model.config)
+
+# %% [markdown]
+# What training sees of one image: the loader's own augmentations, again and again.
+
+# %%
+mr.plots.augmentations(dataset, model.config, 5)
+
+# %% [markdown]
+# ### Inside the network
+
+# %% [markdown]
+# The channels of any layer. `mr.stages.layer_names(model)` lists them.
+
+# %%
+mr.plots.activations(model, image, "res2_0_relu")
+
+# %% [markdown]
+# Layers of the heads answer for each RoI that was detected.
+
+# %%
+mr.plots.activations(model, image, "mask_logits", roi=0)
+
+# %% [markdown]
+# The weights in numbers. An alert says what is conspicuous: values that are not finite, or very large; a kernel that is
+# constant, or mostly dead. There is none here.
+
+# %%
+mr.plots.weight_statistics(model, "/kernel")
+
+# %% [markdown]
+# And their histograms.
+
+# %%
+mr.plots.weight_histograms(model)
+
+# %% [markdown]
+# ## Widgets
