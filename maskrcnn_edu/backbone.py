@@ -5,7 +5,7 @@ import math
 import keras
 from keras import layers
 
-from maskrcnn_edu.backend import Convolution
+from maskrcnn_edu.backend import Conv2D
 
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")
@@ -54,7 +54,7 @@ def conv(x, channels, kernel, name, norm_kind="none", epsilon=1e-5, stride=1, ac
     if stride > 1 and kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     padding = "same" if stride == 1 else "valid"
-    x = Convolution(
+    x = Conv2D(
         channels, kernel, stride, padding, use_bias=norm_kind == "none", kernel_initializer=init, name=name
     )(x)  # fmt: skip
     x = norm(x, norm_kind, epsilon, f"{name}_norm")

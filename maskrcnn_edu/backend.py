@@ -47,8 +47,11 @@ def _uint32(value):
 
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")
-class Convolution(layers.Conv2D):
-    """Keras' Conv2D with a square kernel, fast also with JAX on a CPU (see jax_cpu.py)."""
+class Conv2D(layers.Conv2D):
+    """Keras' Conv2D with a square kernel, fast also with JAX on a CPU (see jax_cpu.py).
+
+    It has Keras' name, because a .keras file finds a layer's weights by the name of its class.
+    """
 
     def convolution_op(self, inputs, kernel):
         if not _jax_on_cpu():

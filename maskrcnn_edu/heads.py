@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from maskrcnn_edu.backbone import conv
-from maskrcnn_edu.backend import Convolution
+from maskrcnn_edu.backend import Conv2D
 
 
 def build_box_head(config) -> keras.Model:
@@ -40,13 +40,13 @@ def build_mask_head(config) -> keras.Model:
     kind = {"norm_kind": config.head_norm, "epsilon": config.norm_epsilon, "activation": "relu"}
     for i, channels in enumerate(config.mask_conv_channels, start=1):
         x = conv(x, channels, 3, f"mask_conv{i}", **kind)
-    x = Deconvolution(
+    x = Conv2DTranspose(
         x.shape[-1], 2, 2, "valid", activation="relu", kernel_initializer="he_normal", name="mask_deconv"
     )(x)
     if config.mask_activation == "softmax":  # all classes are needed, since they compete in every pixel
-        logits = Convolution(
-            config.num_classes, 1, kernel_initializer=_normal(0.001), name="mask_logits", dtype="float32"
-        )(x)
+        logits = Conv2D(config.num_classes, 1, kernel_initializer=_normal(0.001), name="mask_logits", dtype="float32")(
+            x
+        )
     else:
         masks = 1 if config.class_agnostic_masks else config.num_classes - 1
         logits = MaskPredictor(masks, name="mask_logits", dtype="float32")(x, classes)
@@ -71,7 +71,7 @@ def build_keypoint_head(config) -> keras.Model:
 
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")
-class Deconvolution(layers.Conv2DTranspose):
+class Conv2DTranspose(layers.Conv2DTranspose):
     """A transposed convolution whose stride is its kernel's side: every cell becomes a block, and no blocks overlap.
 
     So it is one matrix product, cell (C) -> block (k, k, D). As a general transposed convolution, XLA on a CPU needs 40

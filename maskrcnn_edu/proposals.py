@@ -5,7 +5,7 @@ from keras import ops
 
 from maskrcnn_edu import boxes
 from maskrcnn_edu.backbone import conv
-from maskrcnn_edu.backend import Convolution, gather
+from maskrcnn_edu.backend import Conv2D, gather
 
 
 def build_rpn_head(config) -> keras.Model:
@@ -19,8 +19,8 @@ def build_rpn_head(config) -> keras.Model:
     for i in range(config.rpn_convs):
         x = conv(x, config.rpn_channels, 3, f"rpn_conv{i + 1}", activation="relu", init=small)
     num_anchors = len(config.anchor_ratios)
-    logits = Convolution(num_anchors, 1, kernel_initializer=small, name="rpn_logits", dtype="float32")(x)
-    deltas = Convolution(num_anchors * 4, 1, kernel_initializer=small, name="rpn_deltas", dtype="float32")(x)
+    logits = Conv2D(num_anchors, 1, kernel_initializer=small, name="rpn_logits", dtype="float32")(x)
+    deltas = Conv2D(num_anchors * 4, 1, kernel_initializer=small, name="rpn_deltas", dtype="float32")(x)
     return keras.Model(feature, [logits, deltas], name="rpn")
 
 
