@@ -50,7 +50,7 @@ def _uint32(value):
 class Conv2D(layers.Conv2D):
     """Keras' Conv2D with a square kernel, fast also with JAX on a CPU (see jax_cpu.py).
 
-    It keeps Keras' name: the places of weights in a .keras file are named after the layers' classes.
+    It has Keras' name, because a .keras file finds a layer's weights by the name of its class.
     """
 
     def convolution_op(self, inputs, kernel):

@@ -72,7 +72,7 @@ def build_keypoint_head(config) -> keras.Model:
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")
 class Conv2DTranspose(layers.Conv2DTranspose):
-    """A deconvolution whose stride is its kernel's side: every cell becomes a block, and no blocks overlap.
+    """A transposed convolution whose stride is its kernel's side: every cell becomes a block, and no blocks overlap.
 
     So it is one matrix product, cell (C) -> block (k, k, D). As a general transposed convolution, XLA on a CPU needs 40
     times as long for its gradient.

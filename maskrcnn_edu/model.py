@@ -324,26 +324,20 @@ class MaskRCNN(keras.Model):
 
 
 def choose_detections(logits, deltas, proposals, exists, image_size, window, config):
-    """The best candidates after NMS within each class: dict of boxes (B, D, 4), classes (B, D), scores (B, D).
+    """The best `config.max_detections` boxes after NMS within each class, from what the box head says of proposals.
 
-    Arguments as of `candidates`. Best first; unused slots are zeros.
+    logits (B, R, C), deltas (B, R, C - 1, 4), proposals (B, R, 4), exists (B, R) bool, image_size (B, 2), window (B, 4)
+    or None -> dict of boxes (B, D, 4), classes (B, D), scores (B, D), best first, zeros in unused slots.
     """
     found, scores, classes = candidates(logits, deltas, proposals, exists, image_size, window, config)
-    index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
-    exists = scores > 0
-    return {
-        "boxes": ops.where(exists[..., None], gather(found, index), 0.0),
-        "classes": ops.where(exists, gather(classes, index), 0),
-        "scores": scores,
-    }
+    return best_candidates(found, scores, classes, config)[0]
 
 
 def candidates(logits, deltas, proposals, exists, image_size, window, config):
     """What detections are chosen from: boxes (B, N, 4) cut to the photograph, scores and classes (B, N).
 
-    logits (B, R, C) and deltas (B, R, C - 1, 4) of the box head for proposals (B, R, 4); exists (B, R): which of them
-    are no empty slots; image_size (B, 2); window (B, 4): where the photograph lies, or None. The score is 0 where a box
-    is out: below the score threshold, too small, or (detection_rule best_class) not its RoI's best class.
+    Arguments as in `choose_detections`. The score is 0 where a box is out: below the score threshold, too small, or
+    (detection_rule best_class) of a RoI that is background.
     """
     rule = {"every_class": every_class, "best_class": best_class}[config.detection_rule]
     found, scores, classes = rule(logits, deltas, proposals, exists, config)
@@ -352,6 +346,18 @@ def candidates(logits, deltas, proposals, exists, image_size, window, config):
     shortest = ops.min(sides, axis=-1)
     usable = ops.logical_and(scores > config.detection_score_threshold, shortest > config.detection_min_size)
     return found, ops.where(usable, scores, 0.0), classes
+
+
+def best_candidates(found, scores, classes, config):
+    """NMS within each class: the dict of `choose_detections`, and the candidate (B, D) that each detection was."""
+    index, scores = boxes.class_nms(found, scores, classes, config.detection_nms_threshold, config.max_detections)
+    exists = scores > 0
+    result = {
+        "boxes": ops.where(exists[..., None], gather(found, index), 0.0),
+        "classes": ops.where(exists, gather(classes, index), 0),
+        "scores": scores,
+    }
+    return result, index
 
 
 def every_class(logits, deltas, proposals, exists, config):

@@ -14,8 +14,7 @@ from maskrcnn_edu import boxes
 from maskrcnn_edu.anchors import LAST_PIXEL, anchors_by_level
 from maskrcnn_edu.detections import Detections, as_photograph, on_photograph, padded_size, to_batch
 from maskrcnn_edu.errors import InputError
-from maskrcnn_edu.model import candidates as detection_candidates
-from maskrcnn_edu.model import in_last_pixel_frame
+from maskrcnn_edu.model import best_candidates, candidates, in_last_pixel_frame
 from maskrcnn_edu.proposals import run_rpn_head
 from maskrcnn_edu.roi_align import pool_from_pyramid
 
@@ -77,17 +76,11 @@ def stages(model, image) -> Stages:
     objectness = ops.sigmoid(scores) if config.proposal_choice == "per_level" else scores
 
     class_logits, class_deltas = model.run_box_head(pyramid, proposals)
-    candidates, scores, classes = detection_candidates(
-        class_logits, class_deltas, proposals, exists, frame["image_size"], frame["window"], config
-    )
-    index, chosen_scores = boxes.class_nms(
-        candidates, scores, classes, config.detection_nms_threshold, config.max_detections
-    )
-    result = {
-        "boxes": ops.take(candidates[0], index[0], axis=0)[None],
-        "classes": ops.take(classes[0], index[0])[None],
-        "scores": chosen_scores,
-    }
+    window = frame["window"]
+    found, scores, classes = candidates(
+        class_logits, class_deltas, proposals, exists, frame["image_size"], window, config
+    )  # fmt: skip
+    result, index = best_candidates(found, scores, classes, config)
     if model.mask_head:
         result["masks"] = model.mask_probabilities(pyramid, result["boxes"], result["classes"])
     if model.keypoint_head:
@@ -111,7 +104,7 @@ def stages(model, image) -> Stages:
         clipped=_first(clipped) + whole,
         proposals=_first(proposals)[used] + whole, proposal_scores=_first(objectness)[used],
         class_probabilities=_first(ops.softmax(class_logits, axis=-1))[used],
-        candidates=_first(candidates)[order] + whole, candidate_classes=_first(classes)[order],
+        candidates=_first(found)[order] + whole, candidate_classes=_first(classes)[order],
         candidate_scores=scores[order], candidate_rois=rois, kept=rank[index],
         mask_probabilities=result["masks"][: len(index)] if model.mask_head else None,
         detections=on_photograph(result, photograph, batch["window"][0], config),

@@ -30,7 +30,7 @@ def test_hits_misses_and_false_alarms_differ(with_masks):
     if not with_masks:
         truth.masks = found.masks = None
     ax = plots.differences(GREY, truth, found, class_names=NAMES)
-    assert ax.get_title().startswith("1 hit, 1 missed, 1 false alarms")
+    assert ax.get_title().startswith("1 hit, 1 missed, 1 false alarm ")
     assert sorted(text.get_text() for text in ax.texts) == ["cat 0.90, IoU 1.00", "dog", "dog 0.80, IoU 0.00"]
     papers = caption_boxes(ax)
     assert in_frame(ax, papers) and not len(overlapping(papers))

@@ -181,6 +181,11 @@ def test_detection_stages_are_eight(model, found):
     ] == f"{found.class_names[found.detections.classes[0]]} 1.00"
     papers = caption_boxes(sheet.axes[6])
     assert in_frame(sheet.axes[6], papers) and not len(overlapping(papers))
+    broken = mr.MaskRCNN(model.config, model.class_names)  # after a loss of NaN
+    broken.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    sheet = plots.detection_stages(broken, SHAPES.image(0))
+    drawn(sheet.axes[0])
+    assert sheet.axes[6].get_title() == "7 After NMS in each class: 0" and not sheet.axes[1].patches[20:]
     one_pixel = plots.detection_stages(model, np.zeros((1, 1), np.uint8))
     assert len(one_pixel.axes) == 8
     assert len(plots.detection_stages(model, np.concatenate([SHAPES.image(3), SHAPES.image(5)], 1)).axes) == 8

@@ -26,7 +26,7 @@ import maskrcnn_edu as mr
 dataset = mr.ShapesDataset(40, seed=1)
 model = keras.saving.load_model(mr.files("shapes.keras"))
 names = dataset.class_names
-image, truth = dataset.image(5), dataset.instances(5)
+image, truth = dataset.image(17), dataset.instances(17)
 found = model.detect([image])[0]
 
 # %% [markdown]
@@ -56,7 +56,7 @@ mr.plots.instances(image, truth, class_names=names, title="ground truth")
 points = np.zeros((1, 17, 3))  # x, y, visibility, in COCO's order
 points[0, :9] = [
     [222, 123, 2], [242, 101, 2], [205, 105, 2], [263, 103, 1], [183, 112, 1], [318, 214, 2], [130, 233, 2],
-    [378, 395, 2], [78, 425, 2],
+    [378, 395, 1], [78, 425, 2],
 ]  # fmt: skip
 mr.plots.instances(
     data.astronaut(), boxes=[[5, 25, 512, 440]], classes=[1], keypoints=points, class_names=["background", "person"]
@@ -169,7 +169,7 @@ mr.plots.distributions(stages)
 
 # %%
 batch = next(iter(mr.loader(dataset, model.config, training=False)))
-taught = mr.stages.training_stages(model, batch, 5)
+taught = mr.stages.training_stages(model, batch, 1)
 mr.plots.mask_targets(taught)
 
 # %% [markdown]
@@ -197,7 +197,7 @@ mr.plots.dataset_overview(dataset, config=model.config)
 # What training sees of one image: the loader's own augmentations, again and again.
 
 # %%
-mr.plots.augmentations(dataset, model.config, 5)
+mr.plots.augmentations(dataset, model.config, 17)
 
 # %% [markdown]
 # ### Inside the network

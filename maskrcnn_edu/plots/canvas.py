@@ -77,8 +77,8 @@ def chart(ax=None, title=None, size=(LONG_SIDE, 4.0)):
 def panels(titles, columns, aspect=1.0, width=WIDTH, largest=2.7):
     """A figure with a panel for each title, row by row: the figure and its list of Axes, ready for `picture`.
 
-    aspect: height / width of a panel. width of the figure in inches, but at most `largest` a panel.
-    The titles are there from the start, so that captions know their room.
+    aspect: height / width of a panel. width: inches of the figure, but at most `largest` a panel. The titles are there
+    from the start, so that captions know their room.
     """
     columns = max(1, min(columns, len(titles)))
     rows, width = max(1, -(-len(titles) // columns)), min(width, columns * largest)

@@ -59,7 +59,8 @@ def differences(
     hits = match_detections(iou, truth.classes, found.classes, found.scores, iou_threshold)
     missed = np.setdiff1d(np.flatnonzero(truth.classes > 0), hits)
     counted = np.flatnonzero(hits != ON_CROWD)
-    told = f"{(hits >= 0).sum()} hit, {len(missed)} missed, {(hits == FALSE_ALARM).sum()} false alarms"
+    alarms = np.count_nonzero(hits == FALSE_ALARM)
+    told = f"{(hits >= 0).sum()} hit, {len(missed)} missed, {alarms} false alarm{'' if alarms == 1 else 's'}"
     ax = _with_legend(image, ax, f"{told} (IoU of {kind} from {iou_threshold:g})")
 
     width = 2.0 if len(counted) + len(missed) < CROWDED else 1.0

@@ -58,8 +58,8 @@ def mask_targets(taught, *, limit=8):
     sheet, grid = panels((names + [sides] * shown) or ["no positive RoI in this image"], max(shown, 1))
     for i in range(shown):
         _cut_out(grid[i], image, taught.rois[i])
-        cells = np.where(taught.masks[i][..., None] > 0, 255 * colour(4) * taught.masks[i][..., None], 235)
-        picture(np.rint(cells).astype(np.uint8), grid[shown + i])
+        covered = taught.masks[i][..., None]
+        picture(np.rint(255 * colour(4) * covered + 235 * (1 - covered)).astype(np.uint8), grid[shown + i])
     return sheet
 
 
