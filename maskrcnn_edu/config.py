@@ -81,8 +81,8 @@ class Config(Presets):
     )
     pixel_mean: tuple = _field(
         (123.675, 116.28, 103.53),
-        "Subtracted from 0..255 (torchvision, Detectron2): a number a channel, or one for all. Unless there are 3 "
-        "channels, these defaults become their mean.",
+        "Subtracted from 0..255 (torchvision, Detectron2): a number a channel, or one for all. Three are RGB's: for "
+        "other channels they become their mean.",
     )
     pixel_std: tuple = _field(
         (58.395, 57.12, 57.375), "Divides what is left (torchvision; Detectron2's ResNets use 1). As pixel_mean."
@@ -276,9 +276,8 @@ class Config(Presets):
         """A pixel mean and deviation for each channel, or one for all."""
         for name in ("pixel_mean", "pixel_std"):
             values = getattr(self, name)
-            default = type(self).__dataclass_fields__[name].default
-            if self.image_channels != len(default) and values == default:
-                object.__setattr__(self, name, (sum(default) / len(default),))
+            if len(values) == 3 != self.image_channels:  # RGB's, from a preset
+                object.__setattr__(self, name, (sum(values) / 3,))
             elif len(values) not in (1, self.image_channels):
                 raise InputError(
                     f"Config.{name} has {len(values)} numbers for image_channels {self.image_channels}; give one a "

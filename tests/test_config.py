@@ -114,7 +114,7 @@ def test_words_are_known(name, value):
         ("mask_activation", {"mask_activation": "softmax", "class_agnostic_masks": True}),
         ("pixel_mean", {"pixel_mean": (1, 2)}),
         ("pixel_std", {"pixel_std": (1, 2, 3, 4)}),
-        ("pixel_mean", {"pixel_mean": (1, 2, 3), "image_channels": 4}),
+        ("pixel_mean", {"pixel_mean": (1, 2), "image_channels": 4}),
         ("image_min_sizes_training", {"image_min_sizes_training": (96, 129)}),
         ("image_min_sizes_training", {"image_min_sizes_training": (96,), "large_scale_jitter": (0.1, 2)}),
         ("large_scale_jitter", {"large_scale_jitter": (0.1,)}),
