@@ -31,7 +31,7 @@ class Batches(grain.IterDataset):
 
     def __init__(self, make, first_step, workers):
         super().__init__()
-        self._make, self._first_step, self.workers = make, first_step, workers
+        self.make, self._first_step, self.workers = make, first_step, workers
         self.stop = ENDLESS if make.training else make.steps()
         self._iterators = weakref.WeakSet()
         self.steps_per_epoch = make.steps_per_epoch
@@ -46,7 +46,7 @@ class Batches(grain.IterDataset):
 
     def image_ids(self, step) -> list:
         """The ids of the images in batch `step` of all shards, none of which is read."""
-        return self._make.image_ids(step)
+        return self.make.image_ids(step)
 
     def close(self):
         """Ends the threads and processes of every iterator that is still there."""
@@ -56,8 +56,8 @@ class Batches(grain.IterDataset):
     def made(self, step):
         """An iterator over what is made for the steps from `step` on."""
         if self.workers and step < self._first_step + WITHOUT_WORKERS:
-            return map(self._make, range(step, min(self._first_step + WITHOUT_WORKERS, self.stop)))
-        steps = grain.MapDataset.range(step, self.stop).map(self._make)
+            return map(self.make, range(step, min(self._first_step + WITHOUT_WORKERS, self.stop)))
+        steps = grain.MapDataset.range(step, self.stop).map(self.make)
         if not self.workers:
             return iter(steps.to_iter_dataset(grain.ReadOptions(READ_THREADS, BATCHES_AHEAD)))
         if not flags.FLAGS.is_parsed():  # Grain asks absl for its options, which only scripts under absl.app parse

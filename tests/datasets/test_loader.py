@@ -234,7 +234,7 @@ def test_image_ids_tell_what_a_batch_holds():
     for step in (0, 3, 10**7):
         ids = batches.image_ids(step)
         assert not loaded and 5 < len(ids) <= 10
-        next(iter(loader(Numbered(9), config, first_step=step)._make(step)[0].values()))
+        next(iter(loader(Numbered(9), config, first_step=step).make(step)[0].values()))
         assert loaded == ids
         loaded.clear()
 
