@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ WORKER_BATCHES_AHEAD = 1
 # Keras looks at two batches to learn their shapes, with an iterator that it then drops: no reason to start processes.
 WITHOUT_WORKERS = 2
 ENDLESS = 2**40  # steps
+GUARD = re.compile(r"^if\s*\(?\s*__name__\s*==", re.MULTILINE)
 WORKER_DIED = "Worker process was terminated unexpectedly with exit code "  # how Grain puts it
 
 
@@ -124,7 +126,7 @@ def _worker_died(error):
 def _check_script(workers):
     """A worker runs the script again, to know its functions: without the guard it would start workers of its own."""
     script = getattr(sys.modules["__main__"], "__file__", None)
-    if script and Path(script).is_file() and "__name__" not in Path(script).read_text(errors="replace"):
+    if script and Path(script).is_file() and not GUARD.search(Path(script).read_text(errors="replace")):
         raise InputError(
             f'loader: workers={workers} needs the work of {script} under `if __name__ == "__main__":`, since each '
             "worker process imports it; add that line, or use workers=0."
