@@ -46,5 +46,7 @@ def __dir__():
 
 # Keras opens a saved model only once its class is registered, so `import maskrcnn_edu` registers it. The command line
 # (whose --help should not wait for TensorFlow) and the loader's worker processes (which never see a model) do without.
-if multiprocessing.parent_process() is None and Path(sys.argv[0]).stem != "maskrcnn-edu":
+# A worker runs the user's script again before it has a parent: until then it is `_inheriting`.
+_in_worker = multiprocessing.parent_process() or getattr(multiprocessing.current_process(), "_inheriting", False)
+if not _in_worker and Path(sys.argv[0]).stem != "maskrcnn-edu":
     importlib.import_module("maskrcnn_edu.model")

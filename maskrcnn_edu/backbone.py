@@ -80,7 +80,7 @@ def residual_block(x, channels, stride, config, name):
 
 
 def resnet(image, config):
-    """Features C2, C3, ... at strides 4, 8, ...: (B, H, W, 3) -> list of (B, H / stride, W / stride, C)."""
+    """Features C2, C3, ... at strides 4, 8, ...: (B, H, W, channels) -> list of (B, H / stride, W / stride, C)."""
     kind = {"norm_kind": config.backbone_norm, "epsilon": config.norm_epsilon}
     x = conv(image, config.stem_channels, 7, "stem", stride=2, activation="relu", **kind)
     padding = ((0, 1), (0, 1)) if config.stem_pool_same else 1
@@ -113,6 +113,6 @@ def feature_pyramid(features, config):
 
 
 def build_backbone(config) -> keras.Model:
-    """ResNet and FPN: normalised images (B, H, W, 3) -> [P2, P3, ...]. H and W are multiples of config.size_divisor."""
-    image = keras.Input((None, None, 3), name="normalised_image")
+    """ResNet and FPN: normalised images (B, H, W, C) -> [P2, P3, ...]. H and W are multiples of config.size_divisor."""
+    image = keras.Input((None, None, config.image_channels), name="normalised_image")
     return keras.Model(image, feature_pyramid(resnet(image, config), config), name="backbone")

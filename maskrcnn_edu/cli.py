@@ -1,14 +1,14 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights | check-dataset.
 
-Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 2 bad input
-(one sentence on stderr), 130 interrupted.
+Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 1 problems
+found by check-dataset, 2 bad input (one sentence on stderr), 130 interrupted.
 """
 
 import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, cli_benchmark, cli_weights, commands
+from maskrcnn_edu import __version__, cli_benchmark, cli_data, cli_weights, commands
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError
 
@@ -17,7 +17,7 @@ def main(arguments=None) -> int:
     """Runs one command; `arguments` default to those of the process."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except InputError as error:
         print(f"maskrcnn-edu: {error}", file=sys.stderr)
         return 2
@@ -47,7 +47,14 @@ def _parser():
     demo.add_argument("--out", metavar="DIR", default="demo", help="where the pictures go (default: %(default)s)")
 
     train = _command(subparsers, "train", commands.train, "Train a model. It goes to a folder of its own under --logs.")
-    _dataset_arguments(train, "train2017")
+    _dataset_arguments(train, "train")
+    train.add_argument(
+        "--workers", type=_count, default=0, metavar="N", help="processes that read the images (default: two threads)"
+    )
+    train.add_argument(
+        "--skip-bad", action="store_true",
+        help="coco: leave out what cannot be read or used, and say how much that was, instead of stopping",
+    )  # fmt: skip
     train.add_argument(
         "--model", default="new", metavar="new|last|PATH|NAME",
         help="start anew, go on with the last run, or start from the weights of a file or from published ones "
@@ -71,7 +78,7 @@ def _parser():
     evaluate = _command(
         subparsers, "evaluate", commands.evaluate, "Measure a model: COCO's twelve numbers for boxes and masks."
     )
-    _dataset_arguments(evaluate, "val2017")
+    _dataset_arguments(evaluate, "val")
     evaluate.add_argument(
         "--model", required=True, metavar="last|PATH|NAME",
         help="the last run under --logs, a .keras file, or published weights",
@@ -103,6 +110,8 @@ def _parser():
 
     weights = subparsers.add_parser("weights", help=cli_weights.DESCRIPTION, description=cli_weights.DESCRIPTION)
     cli_weights.add_weights(weights)
+    check = subparsers.add_parser("check-dataset", help=cli_data.DESCRIPTION, description=cli_data.DESCRIPTION)
+    cli_data.add_check(check)
     return parser
 
 
@@ -112,15 +121,15 @@ def _command(subparsers, name, run, description):
     return parser
 
 
-def _dataset_arguments(parser, split):
+def _dataset_arguments(parser, kind):
     parser.add_argument(
         "data", choices=["shapes", "coco"], metavar="shapes|coco", help="drawn shapes, or a folder in COCO's layout"
     )
     parser.add_argument(
         "--dataset", metavar="DIR", help="COCO's folder: annotations/instances_SPLIT.json and SPLIT/ with the pictures"
     )
-    parser.add_argument("--split", default=split, help="folder and annotation file to use (default: %(default)s)")
-    parser.add_argument("--keypoints", action="store_true", help="coco's persons: person_keypoints_SPLIT.json instead")
+    cli_data.add_split(parser, kind)
+    cli_data.add_download(parser)
     parser.add_argument("--logs", metavar="DIR", default="logs", help="where runs are kept (default: %(default)s)")
 
 
@@ -128,6 +137,10 @@ def _positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
     return int(text)
+
+
+def _count(text):
+    return 0 if text == "0" else _positive(text)
 
 
 def _share(text):

@@ -51,7 +51,6 @@ def _number(score):
 def _fetch(options):
     from maskrcnn_edu.weights import fetch
 
-    _quiet_keras_unless_cached(options.name, options.cache)
     print(fetch(options.name, options.cache))
 
 
@@ -107,14 +106,4 @@ def _path(options):
                 f"choose one of {', '.join(PUBLISHED)}, or check the path."
             )
         return Path(options.source)
-    _quiet_keras_unless_cached(options.source, options.cache)
     return fetch(options.source, options.cache)
-
-
-def _quiet_keras_unless_cached(name, cache):
-    """Keras downloads; without TensorFlow's notes. What the cache has needs no Keras."""
-    from maskrcnn_edu.commands import import_keras
-    from maskrcnn_edu.weights.published import cached
-
-    if not cached(name, cache).is_file():
-        import_keras()

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from maskrcnn_edu import cli_data
 from maskrcnn_edu.config import PRESETS, Config
 from maskrcnn_edu.errors import InputError
 
@@ -74,7 +75,10 @@ def train(options):
         print(f"Training for {steps} steps on {len(dataset)} images of {classes} classes; log in {run}.")
     print("The first step takes longer, while the model is compiled.", flush=True)
     try:
-        training.train(model, dataset, run, steps, options.seed, verbose=1 if sys.stdout.isatty() else 2)
+        training.train(
+            model, dataset, run, steps, options.seed, verbose=1 if sys.stdout.isatty() else 2,
+            workers=options.workers, skip_bad=options.skip_bad,
+        )  # fmt: skip
     except InputError:
         if int(model.optimizer.iterations) == 0:  # it never got anywhere: leave nothing that --model last would find
             shutil.rmtree(run, ignore_errors=True)
@@ -101,6 +105,7 @@ def evaluate(options):
         path = training.last_run(options.logs, options.data) / training.CHECKPOINT
     model = open_model(path)
     class_numbers(model, dataset, path)  # before the wait, and with the path
+    dataset.channels = model.config.image_channels
     count = min(options.limit or len(dataset), len(dataset))
     print(f"Evaluating {path} on {count} images; the first takes longer, while the model is compiled.", flush=True)
     scores = measure(model, dataset, options.limit, per_class=True, progress=_progress_bar(count))
@@ -172,13 +177,14 @@ def import_keras():
 
 
 def _dataset(options, limit=None):
-    from maskrcnn_edu.datasets import CocoDataset, ShapesDataset, Subset
+    from maskrcnn_edu.datasets import ShapesDataset, Subset
     from maskrcnn_edu.datasets.shapes import TEST_SEED, TRAIN_SEED
 
     if options.data == "coco":
-        if not options.dataset:
-            raise InputError("coco needs --dataset DIR, a folder with annotations/ and the pictures.")
-        dataset = CocoDataset(options.dataset, options.split, options.keypoints)
+        channels = dict(map(change, getattr(options, "changes", ()))).get("image_channels", 3)
+        dataset = cli_data.open_coco(options, channels, getattr(options, "skip_bad", False))
+        if problems := getattr(dataset, "problems", ()):
+            print(f"Left out, since they are wrong: {len(problems)} entries (check-dataset lists them).")
     elif options.dataset:
         raise InputError("--dataset is for coco; shapes are drawn on the spot, so leave it out.")
     elif options.run is train:

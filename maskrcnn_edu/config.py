@@ -34,18 +34,22 @@ MAY_BE_ZERO = {
     "sampling_ratio", "rpn_min_size", "rpn_smooth_l1_beta", "box_smooth_l1_beta", "detection_score_threshold",
     "rpn_negative_threshold", "weight_decay", "momentum", "warmup_steps", "gradient_clip", "loss_weights",
     "detection_nms_threshold", "rpn_nms_threshold", "detection_min_size", "norm_epsilon", "keypoints",
-    "keypoint_offset",
+    "keypoint_offset", "copy_paste", "colour_jitter",
 }  # fmt: skip
 # Fields that are a share or a threshold: between 0 and 1.
 FRACTIONS = {
     "rpn_positive_threshold", "rpn_negative_threshold", "rpn_positive_fraction", "rpn_nms_threshold", "roi_threshold",
     "roi_positive_fraction", "detection_score_threshold", "detection_nms_threshold", "mask_threshold", "momentum",
-    "warmup_factor", "lr_steps",
+    "warmup_factor", "lr_steps", "copy_paste", "colour_jitter",
 }  # fmt: skip
 ANY_SIGN = {"pixel_mean"}
 BELOW_ONE = {"detection_score_threshold", "momentum"}  # at 1 nothing would be found, or learnt
 LARGEST = 1e9  # of any number: more is a slip of the keyboard
-MAY_BE_EMPTY = {"box_conv_channels", "mask_conv_channels", "keypoint_conv_channels", "lr_steps"}
+MAY_BE_EMPTY = {
+    "box_conv_channels", "mask_conv_channels", "keypoint_conv_channels", "lr_steps", "image_min_sizes_training",
+    "large_scale_jitter", "colour_jitter",
+}  # fmt: skip
+WHOLE = {"box_conv_channels", "image_min_sizes_training"}  # empty by default, but of whole numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Config(Presets):
     num_classes: int = _field(81, "Classes, background (0) included. COCO: 80 + 1.")
 
     # The image on its way in
+    image_channels: int = _field(3, "Channels of an image, uint8 each: 3 for RGB (the paper), 1 for grey, or more.")
     image_min_size: int = _field(800, "The short side is resized to this (FPN section 5.1) ...")
     image_max_size: int = _field(1333, "... unless the long side would pass this (Detectron2, torchvision).")
     resize: str = _field(
@@ -74,15 +79,37 @@ class Config(Presets):
     size_divisor: int = _field(
         32, "Images are padded right and below to a multiple of this: the coarsest stride of FPN."
     )
-    pixel_mean: tuple = _field((123.675, 116.28, 103.53), "Subtracted from RGB 0..255 (torchvision, Detectron2).")
+    pixel_mean: tuple = _field(
+        (123.675, 116.28, 103.53),
+        "Subtracted from 0..255 (torchvision, Detectron2): a number a channel, or one for all. Three are RGB's: for "
+        "other channels they become their mean.",
+    )
     pixel_std: tuple = _field(
-        (58.395, 57.12, 57.375), "Divides what is left (torchvision; Detectron2's ResNets use 1)."
+        (58.395, 57.12, 57.375), "Divides what is left (torchvision; Detectron2's ResNets use 1). As pixel_mean."
     )
     max_instances: int = _field(100, "Slots for ground truth in an image (the seed's MAX_GT_INSTANCES).")
     mask_crop_size: int = _field(
         56, "Ground-truth masks travel cropped to their box at this side (the seed's mini masks)."
     )
+
+    # Augmentation of training images
     horizontal_flip: bool = _field(True, "Flip half of the training images left to right (FPN section 5.1).")
+    image_min_sizes_training: tuple = _field(
+        (), "Short sides to draw from, instead of image_min_size (Detectron2: 640, 672, 704, 736, 768, 800)."
+    )
+    large_scale_jitter: tuple = _field(
+        (), "Smallest and largest scale: 0.1, 2.0 (Ghiasi et al., Simple Copy-Paste, 2021, section 3). Empty: off."
+    )
+    jitter_size: int = _field(
+        1024, "Scale 1 fits this square; it is then cropped at random, or padded, to it (Ghiasi et al.)."
+    )
+    copy_paste: float = _field(0.0, "Share of images that get some objects of another one (Ghiasi et al.: 1).")
+    colour_jitter: tuple = _field(
+        (), "Most that brightness, contrast and saturation change: 0.4, 0.4, 0.4 (torchvision's ColorJitter)."
+    )
+    quarter_turns: bool = _field(
+        False, "Turn by 0, 90, 180 or 270 degrees: for pictures without an up (Cohen and Welling, 2016)."
+    )
 
     # Backbone: ResNet (He et al., 2016) and FPN
     stem_channels: int = _field(64, "Channels of the 7 x 7 convolution that starts a ResNet.")
@@ -237,11 +264,45 @@ class Config(Presets):
             )
         if self.keypoints and self.box_frame != "continuous":
             raise InputError("Config.keypoints need box_frame continuous; set one of the two.")
-        for name, length in (("pixel_mean", 3), ("pixel_std", 3), ("box_delta_weights", 4), ("loss_weights", 5)):
+        for name, length in (("box_delta_weights", 4), ("loss_weights", 5)):
             if len(getattr(self, name)) != length:
                 raise InputError(f"Config.{name} needs {length} numbers; it has {len(getattr(self, name))}.")
         if not any(self.loss_weights):
             raise InputError("Config.loss_weights are all 0, so nothing would be learnt; give one that is not.")
+        self._check_channels()
+        self._check_augmentation()
+
+    def _check_channels(self):
+        """A pixel mean and deviation for each channel, or one for all."""
+        for name in ("pixel_mean", "pixel_std"):
+            values = getattr(self, name)
+            if len(values) == 3 != self.image_channels:  # RGB's, from a preset
+                object.__setattr__(self, name, (sum(values) / 3,))
+            elif len(values) not in (1, self.image_channels):
+                raise InputError(
+                    f"Config.{name} has {len(values)} numbers for image_channels {self.image_channels}; give one a "
+                    "channel, or one for all."
+                )
+
+    def _check_augmentation(self):
+        """What the loader can do to training images."""
+        sizes, jitter, colour = self.image_min_sizes_training, self.large_scale_jitter, self.colour_jitter
+        if sizes and max(sizes) > self.image_max_size:
+            raise InputError(
+                f"Config.image_min_sizes_training has {max(sizes)}, above image_max_size {self.image_max_size}; "
+                "lower it."
+            )
+        if jitter and (len(jitter) != 2 or jitter[0] > jitter[1]):
+            raise InputError(f"Config.large_scale_jitter is {jitter}; give the smallest and the largest scale.")
+        if jitter and sizes:
+            raise InputError("Config.large_scale_jitter and image_min_sizes_training exclude each other; empty one.")
+        if colour and len(colour) != 3:
+            raise InputError(f"Config.colour_jitter is {colour}; give three, for brightness, contrast and saturation.")
+        if colour and colour[2] and self.image_channels != 3:
+            raise InputError(
+                f"Config.colour_jitter changes the saturation of RGB, but image_channels is {self.image_channels}; "
+                "set its third number to 0."
+            )
 
     @property
     def num_levels(self) -> int:
@@ -255,8 +316,13 @@ class Config(Presets):
 
     @property
     def canvas_size(self) -> int:
-        """Side of the square that training images are padded to: image_max_size, rounded up to size_divisor."""
+        """Side of the square that images are padded to in a batch: image_max_size, rounded up to size_divisor."""
         return self.round_up(self.image_max_size)
+
+    @property
+    def training_canvas_size(self) -> int:
+        """As canvas_size, for training: large-scale jitter has a square of its own."""
+        return self.round_up(self.jitter_size) if self.large_scale_jitter else self.canvas_size
 
     def round_up(self, length: int) -> int:
         """`length` pixels, rounded up to a multiple of size_divisor."""
@@ -280,7 +346,7 @@ def _checked(field, value):
         if not value and field.name not in MAY_BE_EMPTY:
             raise InputError(f"{name} is empty; give at least one number.")
         whole = field.default and all(isinstance(v, int) for v in field.default)
-        whole = whole or field.name == "box_conv_channels"
+        whole = whole or field.name in WHOLE
         return tuple(_checked_number(field.name, name, v, int if whole else float) for v in value)
     if kind is bool:
         if not isinstance(value, bool):

@@ -3,8 +3,10 @@
 import dataclasses
 
 import numpy as np
+from PIL import Image
 
 from maskrcnn_edu import keypoints, masks
+from maskrcnn_edu.datasets.image_file import PILLOW_MODES
 from maskrcnn_edu.datasets.transforms import corner, network_size, pad, to_network_size
 from maskrcnn_edu.errors import InputError
 
@@ -30,17 +32,19 @@ class Detections:
         return len(self.scores)
 
 
-def as_photograph(image, position=0):
-    """Any grey or colour image array as (H, W, 3) uint8; see `MaskRCNN.detect` for what is taken."""
-    image = image.convert("RGB") if hasattr(image, "convert") else image  # a picture of Pillow's may have a palette
+def as_photograph(image, position=0, channels=3):
+    """Any image array as (H, W, channels) uint8; see `MaskRCNN.detect` for what is taken."""
+    if hasattr(image, "convert"):  # a picture of Pillow's may have a palette
+        image = image.convert(PILLOW_MODES.get(channels, "RGB"))
     image = np.asarray(image)
     if image.dtype.kind not in "buif":
         raise InputError(f"Image {position} is of type {image.dtype}; give uint8 or float pixels.")
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
-        raise InputError(f"Image {position} has shape {image.shape}; give (H, W), (H, W, 1) or (H, W, 3).")
-    image = image[..., :3]
+    if image.ndim != 3 or 0 in image.shape or image.shape[-1] not in ({1, 3, 4} if channels in (1, 3) else {channels}):
+        wanted = "(H, W), (H, W, 1) or (H, W, 3)" if channels in (1, 3) else f"(H, W, {channels})"
+        raise InputError(f"Image {position} has shape {image.shape}; give {wanted}.")
+    image = image[..., :3] if channels == 3 else image
     if image.dtype.kind == "f":
         if not np.isfinite(image).all():
             raise InputError(f"Image {position} has NaN or infinite pixels; replace them first.")
@@ -51,7 +55,9 @@ def as_photograph(image, position=0):
         if image.min() < 0 or image.max() > 255:
             raise InputError(f"Image {position} has values from {image.min()} to {image.max()}; scale them to 0..255.")
         image = np.rint(image).astype(np.uint8)
-    return np.broadcast_to(image, (*image.shape[:2], 3))
+    if channels == 1 and image.shape[2] > 1:
+        image = np.asarray(Image.fromarray(image[..., :3]).convert("L"))[..., None]
+    return np.broadcast_to(image, (*image.shape[:2], channels))
 
 
 def padded_size(photograph, config):
@@ -64,11 +70,11 @@ def padded_size(photograph, config):
 def to_batch(photographs, size, batch_size, config):
     """The network's input for up to `batch_size` photographs of one padded `size`; blank images fill it up.
 
-    A dict of image (B, H, W, 3), image_size (B, 2) and window (B, 4): where the photograph lies in the image. To the
+    A dict of image (B, H, W, C), image_size (B, 2) and window (B, 4): where the photograph lies in the image. To the
     seed's network the padding is part of the image, so there image_size is all of it.
     """
     resized = [to_network_size(photograph, config) for photograph in photographs]
-    image = np.zeros((batch_size, *size, 3), resized[0].dtype)
+    image = np.zeros((batch_size, *size, config.image_channels), resized[0].dtype)
     window = np.tile(np.float32([0, 0, 1, 1]), (batch_size, 1))
     for i, photograph in enumerate(resized):
         height, width = photograph.shape[:2]

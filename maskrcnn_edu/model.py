@@ -67,7 +67,7 @@ class MaskRCNN(keras.Model):
     # The forward pass
 
     def call(self, batch, training=False):
-        """A batch (dict) as `mr.loader` gives it: image (B, H, W, 3), image_size (B, 2), the rest for the losses."""
+        """A batch (dict) as `mr.loader` gives it: image (B, H, W, C), image_size (B, 2), the rest for the losses."""
         dtypes = {name: "float32" for name in ("image_size", "window", "boxes", "keypoints")} | {"classes": "int32"}
         batch = {name: ops.cast(value, dtypes[name]) if name in dtypes else value for name, value in batch.items()}
         pyramid = self.backbone(self.normalise(batch["image"], batch["image_size"]), training=training)
@@ -104,7 +104,7 @@ class MaskRCNN(keras.Model):
         return island(rule, per_level, count, config)(logits, deltas, anchors, image_size)
 
     def normalise(self, image, image_size):
-        """(image - mean) / std, with 0 in the padding: (B, H, W, 3) 0..255, (B, 2) -> (B, H, W, 3)."""
+        """(image - mean) / std, with 0 in the padding: (B, H, W, C) 0..255, (B, 2) -> (B, H, W, C)."""
         height, width = image.shape[1:3]
         if height is None or width is None:
             raise InputError("The images of all batches must have one size while training; use mr.loader.")
@@ -256,7 +256,8 @@ class MaskRCNN(keras.Model):
         """Finds the objects on photographs.
 
         images: a list of arrays, or one array (B, H, W, C). Each is (H, W) or (H, W, 1) grey, or (H, W, 3) colour (a
-        fourth channel, alpha, is dropped), of any size, uint8 0..255 or float (0..1 if nothing is above 1, else
+        fourth channel, alpha, is dropped; where Config.image_channels is 1, colour becomes grey; other numbers of
+        channels must be given as they are), of any size, uint8 0..255 or float (0..1 if nothing is above 1, else
         0..255). They are resized to config.image_min_size, grouped by padded size and run `batch_size` at a time.
 
         Returns a list with a `Detections` for each image. Raises InputError for what is no image, with its position.
@@ -267,7 +268,9 @@ class MaskRCNN(keras.Model):
                 raise InputError(f"detect got one array of shape {images.shape}; give a list: detect([image]).")
         if batch_size != int(batch_size) or batch_size < 1:
             raise InputError(f"detect: batch_size is {batch_size}; give a whole number from 1 on.")
-        photographs = [as_photograph(image, position) for position, image in enumerate(images)]
+        photographs = [
+            as_photograph(image, position, self.config.image_channels) for position, image in enumerate(images)
+        ]
         groups = {}
         for position, photograph in enumerate(photographs):
             groups.setdefault(padded_size(photograph, self.config), []).append(position)

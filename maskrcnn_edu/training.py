@@ -67,17 +67,20 @@ def build_optimizer(config, steps=None):
     return keras.optimizers.SGD(momentum=config.momentum, **options)
 
 
-def train(model, dataset, directory, steps, seed=0, verbose=1):
+def train(model, dataset, directory, steps, seed=0, verbose=1, workers=0, skip_bad=False):
     """Trains a compiled model until it has done `steps` steps, with checkpoints and a log in `directory`.
 
     A model that has done some steps (its optimizer counts them) goes on with the batch that comes next. The directory
     holds last.keras (model and optimizer), log.csv (every loss, a line each SAVE_EVERY steps) and run.json (settings).
 
+    workers, skip_bad: as in `loader`; what was skipped is printed at the end.
+
     Raises InputError if the dataset does not suit the model or the loss is no longer finite.
     """
     directory = Path(directory)
     done = int(model.optimizer.iterations)
-    batches = loader(dataset, model.config, seed=seed, first_step=done)
+    reading = {"seed": seed, "workers": workers, "skip_bad": skip_bad}
+    batches = loader(dataset, model.config, first_step=done, **reading)
     if done == 0:
         write_json(directory / "run.json", _record(model, dataset, steps, seed))
         save(model, directory / CHECKPOINT)  # a run killed early can be found and started again
@@ -92,8 +95,11 @@ def train(model, dataset, directory, steps, seed=0, verbose=1):
             verbose=verbose,
         )  # fmt: skip
         done += length * epochs
+        batches.close()
+        for image_id, reason in batches.skipped.items():
+            print(f"Skipped image {image_id}: {reason}")
         if done < steps:
-            batches = loader(dataset, model.config, seed=seed, first_step=done)
+            batches = loader(dataset, model.config, first_step=done, **reading)
 
 
 class _Checkpoint(keras.callbacks.Callback):

@@ -15,6 +15,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NUMBERS = [name for name, field in FIELDS.items() if type(field.default) in (int, float)]
 LISTS = [name for name, field in FIELDS.items() if type(field.default) is tuple]
 SWITCHES = [name for name, field in FIELDS.items() if type(field.default) is bool]
+EXAMPLES = {"large_scale_jitter": (0.1, 2.0), "colour_jitter": (0.4, 0.4, 0.2)}  # of lists that are empty by default
 WORDS = [name for name, field in FIELDS.items() if type(field.default) is str]
 
 
@@ -70,7 +71,7 @@ def test_numbers(name):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_lists(name):
-    good = getattr(Config.tiny(), name) or (8,)
+    good = getattr(Config.tiny(), name) or EXAMPLES.get(name, (8,))
     assert getattr(Config.tiny(**{name: list(good)}), name) == good
     bad = ["1,2,3", 3, None, {1, 2, 3}, {0: 1}, True]
     bad += [(*good[:-1], wrong) for wrong in (math.nan, math.inf, "1", None, True, (1,))]
@@ -113,12 +114,34 @@ def test_words_are_known(name, value):
         ("mask_activation", {"mask_activation": "softmax", "class_agnostic_masks": True}),
         ("pixel_mean", {"pixel_mean": (1, 2)}),
         ("pixel_std", {"pixel_std": (1, 2, 3, 4)}),
+        ("pixel_mean", {"pixel_mean": (1, 2), "image_channels": 4}),
+        ("image_min_sizes_training", {"image_min_sizes_training": (96, 129)}),
+        ("image_min_sizes_training", {"image_min_sizes_training": (96,), "large_scale_jitter": (0.1, 2)}),
+        ("large_scale_jitter", {"large_scale_jitter": (0.1,)}),
+        ("large_scale_jitter", {"large_scale_jitter": (2, 0.1)}),
+        ("colour_jitter", {"colour_jitter": (0.4, 0.4)}),
+        ("colour_jitter", {"colour_jitter": (0.4, 0.4, 0.4), "image_channels": 1}),
         ("box_delta_weights", {"box_delta_weights": (1, 1)}),
         ("loss_weights", {"loss_weights": (1, 1, 1, 1)}),
     ],
 )
 def test_combinations_that_cannot_be(name, changes):
     refused(name, **changes)
+
+
+def test_pixel_mean_suits_any_number_of_channels():
+    assert Config.tiny(image_channels=1).pixel_mean == pytest.approx((114.495,))
+    assert Config.tiny(image_channels=5).pixel_std == pytest.approx((57.63,), abs=1e-6)
+    assert Config.tiny(image_channels=2, pixel_mean=(1, 2), pixel_std=[3]).pixel_mean == (1, 2)
+    assert (
+        dataclasses.replace(Config.tiny(image_channels=5), image_channels=4).pixel_mean
+        == Config.tiny(image_channels=4).pixel_mean
+    )
+
+
+def test_the_canvas_of_large_scale_jitter():
+    config = Config.coco(large_scale_jitter=(0.1, 2.0))
+    assert (config.training_canvas_size, config.canvas_size) == (1024, 1344) == (1024, Config().training_canvas_size)
 
 
 def test_unknown_fields_are_refused():

@@ -15,7 +15,7 @@ from PIL import Image
 import maskrcnn_edu as mr
 from maskrcnn_edu import evaluation, keypoints, losses, targets
 from maskrcnn_edu.config import PRESETS
-from maskrcnn_edu.datasets.transforms import flip_keypoints
+from maskrcnn_edu.datasets.augmentation import flip_keypoints
 
 COCO = Path(__file__).parents[2] / "shared" / "coco_sample"
 needs_sample = pytest.mark.skipif(not COCO.is_dir(), reason="needs ../shared/coco_sample")

@@ -1,11 +1,9 @@
 """Dataset: pictures and their instances, to be subclassed; parts and sums of datasets."""
 
 import abc
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.masks import encode_rle
@@ -15,7 +13,7 @@ class Instances(NamedTuple):
     """The N objects of one image.
 
     Attributes:
-        boxes: (N, 4) float32 y1, x1, y2, x2 in pixels of the image; tight around the masks.
+        boxes: (N, 4) float32 y1, x1, y2, x2 in pixels of the image; tight around the masks, or the dataset's own.
         classes: (N,) int32, 1 .. C; negative for a crowd of that class.
         masks: (N, H, W) bool.
     """
@@ -80,6 +78,13 @@ class Dataset(abc.ABC):
         A negative class id marks a crowd, a mask over many objects: training ignores it, evaluation calls it iscrowd.
         """
 
+    def load_boxes(self, i):
+        """The dataset's own boxes of the objects of `load_masks(i)`: (N, 4) inside the image, with an area.
+
+        None, as here: tight boxes around the masks are computed.
+        """
+        return None
+
     def load_keypoints(self, i) -> np.ndarray:
         """Keypoints (N, K, 3) x, y, visibility of the objects of `load_masks(i)`, in COCO's way: pixel indices.
 
@@ -90,6 +95,10 @@ class Dataset(abc.ABC):
     def image_id(self, i):
         """The name of image `i` in results and messages; here `i` itself."""
         return i
+
+    def trains(self, i) -> bool:
+        """Whether training has a use for image `i`; asked of every image at the start, so without loading it. Yes."""
+        return True
 
     def image(self, i) -> np.ndarray:
         """`load_image(i)`, checked: (H, W, C) uint8.
@@ -106,7 +115,7 @@ class Dataset(abc.ABC):
         return image
 
     def instances(self, i, size=None) -> Instances:
-        """`load_masks(i)`, checked, with tight boxes; masks without a pixel are left out.
+        """`load_masks(i)`, checked, with its boxes; masks without a pixel are left out.
 
         A dataset with `keypoint_names` gives `KeypointInstances`.
 
@@ -123,12 +132,29 @@ class Dataset(abc.ABC):
             masks, classes = np.zeros((0, height, width), bool), np.zeros(0, int)
         self._check_masks(i, masks, (height, width))
         self._check_classes(i, classes, len(masks))
-        visible = masks.any((1, 2))
-        masks, classes = masks[visible], classes[visible].astype(np.int32)
-        found = Instances(boxes_from_masks(masks), classes, masks)
+        boxes = boxes_from_masks(masks)
+        visible = boxes[:, 2] > 0
+        given = self.load_boxes(i)
+        boxes = boxes if given is None else self._checked_boxes(i, given, len(masks), (height, width))
+        if not visible.all():
+            boxes, masks, classes = boxes[visible], masks[visible], classes[visible]
+        found = Instances(boxes, classes.astype(np.int32), masks)
         if not len(self.keypoint_names):
             return found
         return KeypointInstances(*found, self._keypoints(i, len(visible))[visible])
+
+    def _checked_boxes(self, i, boxes, count, size):
+        boxes = np.asarray(boxes, np.float32)
+        if boxes.shape != (count, 4):
+            raise InputError(f"{self._name(i)}: load_boxes gives shape {boxes.shape}; give {(count, 4)}, one a mask.")
+        inside = (boxes[:, :2] >= 0) & (boxes[:, 2:] <= size) & (boxes[:, :2] < boxes[:, 2:])
+        if not inside.all():
+            wrong = boxes[~inside.all(1)][0].tolist()
+            raise InputError(
+                f"{self._name(i)}: load_boxes gives y1, x1, y2, x2 {wrong}; give boxes with an area inside the image "
+                f"of {size[0]} x {size[1]} pixels."
+            )
+        return boxes
 
     def _keypoints(self, i, count):
         keypoints = np.asarray(self.load_keypoints(i), np.float32)
@@ -219,11 +245,17 @@ class Subset(Dataset):
     def load_masks(self, i):
         return self.dataset.load_masks(self.indices[i])
 
+    def load_boxes(self, i):
+        return self.dataset.load_boxes(self.indices[i])
+
     def load_keypoints(self, i):
         return self.dataset.load_keypoints(self.indices[i])
 
     def instances(self, i, size=None):
         return self.dataset.instances(self.indices[i], size)
+
+    def trains(self, i):
+        return self.dataset.trains(self.indices[i])
 
     def annotations_of(self, i, size=None):
         return self.dataset.annotations_of(self.indices[i], size)
@@ -267,6 +299,9 @@ class ConcatenatedDataset(Dataset):
         found = self.instances(i)
         return found.masks, found.classes
 
+    def load_boxes(self, i):
+        return self.instances(i).boxes
+
     def load_keypoints(self, i):
         return self.instances(i).keypoints
 
@@ -274,6 +309,10 @@ class ConcatenatedDataset(Dataset):
         which, j = self._find(i)
         found = self.datasets[which].instances(j, size)
         return found._replace(classes=np.sign(found.classes) * self._new_ids[which][abs(found.classes)])
+
+    def trains(self, i):
+        which, j = self._find(i)
+        return self.datasets[which].trains(j)
 
     def annotations_of(self, i, size=None):
         which, j = self._find(i)
@@ -312,30 +351,3 @@ def boxes_from_masks(masks) -> np.ndarray:
         axis=1,
     )
     return np.where(rows.any(1)[:, None], boxes, 0).astype(np.float32)
-
-
-def read_image(path) -> np.ndarray:
-    """The picture in a file as (H, W, 3) uint8 RGB, upright (its EXIF orientation applied).
-
-    Sixteen-bit greys are divided by 257, so that their whole range becomes 0..255.
-
-    Raises:
-        InputError: no such file, or one that Pillow cannot read to its end.
-    """
-    if not Path(path).exists():
-        raise InputError(f"{path}: there is no such image file; check the path.")
-    if Path(path).is_dir():
-        raise InputError(f"{path} is a folder; give the pictures in it, such as {path}/*.jpg.")
-    try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # Pillow would cut everything above 255
-                image = Image.fromarray(np.clip(np.asarray(image) // 257, 0, 255).astype(np.uint8))
-            if image.mode == "F":  # a floating-point grey: 0..1, or 0..255 if something is above 1
-                grey = np.asarray(image)
-                if not np.isfinite(grey).all():
-                    raise ValueError("it has NaN or infinite pixels")
-                image = Image.fromarray(np.clip(grey * (255 if grey.max() <= 1 else 1), 0, 255).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
-        raise InputError(f"{path}: the image cannot be read ({error}); it is damaged, or no picture.") from error

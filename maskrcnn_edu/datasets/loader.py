@@ -1,31 +1,34 @@
 """loader: from a Dataset to the batches that `MaskRCNN.fit` takes."""
 
 import functools
+import operator
 
 import numpy as np
 
-from maskrcnn_edu.datasets import transforms
+from maskrcnn_edu.datasets import augmentation, transforms
+from maskrcnn_edu.datasets.augmentation import Scene
 from maskrcnn_edu.datasets.dataset import check_class_names
 from maskrcnn_edu.errors import InputError
-from maskrcnn_edu.keypoints import flip_order
 
-# Two threads keep decoding and training side by side; four batches ahead is little memory, even at 16 x 1344 x 1344.
-READ_THREADS = 2
-BATCHES_AHEAD = 4
-ENDLESS = 10**9  # epochs; Grain's own endless length overflows with batches of one image
+# What the random numbers of an image are for: one stream each, so that none depends on how many another has drawn.
+SAMPLING, AUGMENTATION, PARTNER, PARTNER_AUGMENTATION, PASTING = range(5)
 
 
-def loader(dataset, config, training=True, seed=0, first_step=0):
+def loader(dataset, config, training=True, seed=0, first_step=0, workers=0, shard=None, augment=None, skip_bad=False):
     """A Grain dataset of batches for `fit`, `evaluate` and `validation_data`.
 
-    For training it has no end: images in a new order in every epoch, half of them flipped (Config.horizontal_flip).
-    Everything random comes from `seed`: batch k is the same in every run, so `first_step=k` continues a stopped run.
-    Otherwise all images come once and in order, unflipped, and the last batch may be smaller.
+    For training it has no end: images in a new order in every epoch, augmented as `config` says. Images that
+    `dataset.trains(i)` rules out are left out. Otherwise all images come once and in order, as they are, and the last
+    batch may be smaller.
 
-    An image keeps at most G = Config.max_instances objects, the largest by area; those below 1 pixel after resizing go.
-    An element is a dict of arrays, B = Config.batch_size, S = Config.canvas_size, M = Config.mask_crop_size:
+    Batch k depends on the dataset, `config`, `seed` and k alone, not on `workers` or how the batches are sharded:
+    `first_step=k` continues a stopped run.
 
-        image: (B, S, S, 3) uint8 (float32 where Config.resize is torchvision), zeros right and below.
+    An image keeps at most G = Config.max_instances objects, the largest by area; those with a side below 1 pixel, after
+    resizing and cropping, go. An element is a dict of arrays, B = Config.batch_size, C = Config.image_channels,
+    S = Config.training_canvas_size (for validation canvas_size), M = Config.mask_crop_size:
+
+        image: (B, S, S, C) uint8 (float32 where Config.resize is torchvision), zeros right and below.
         image_size: (B, 2) float32, height and width of the part that is image.
         boxes: (B, G, 4) float32 y1, x1, y2, x2, pixels of the padded image; zeros where there is no object.
         classes: (B, G) int32; 0 where there is no object, negative for a crowd.
@@ -34,40 +37,179 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
             Config.keypoints.
         seed: (B,) int32, for the sampling of anchors and RoIs in the model.
 
-    Its attribute `steps_per_epoch` is the number of batches in one pass over `dataset`; `failures` collects what went
-    wrong with an image, since TensorFlow turns an error that passes through it into one of its own. Read-ahead is by
-    two threads; for worker processes instead, call Grain's `.mp_prefetch(...)` on the result (in a script that does not
-    run under `absl.app`, after `absl.flags.FLAGS.mark_as_parsed()`).
+    Args:
+        workers: processes that make the batches; 0: two threads of this one. The dataset and `augment` travel to them
+            by pickle, and a script that is run must keep its own work under `if __name__ == "__main__":`.
+        shard: (index, count): this machine's equal part of each batch of Config.batch_size images; None: all of it.
+        augment: a function (image, masks) -> (image, masks) that sees each training image first, as `dataset` gives it:
+            (H, W, C) uint8 and (N, H, W) bool. A mask that it makes empty is an object less. If it has a parameter
+            `rng`, it gets the image's own np.random.Generator; with other random numbers batch k is no longer the same
+            in every run.
+        skip_bad: an image or annotation that cannot be read is replaced by the next one of the dataset that can, and
+            noted in `skipped`. By default it ends the run, with its name.
+
+    Its attributes and methods: `steps_per_epoch`, the number of batches in one pass over the dataset; `image_ids(k)`,
+    the ids in batch k, of all shards; `skipped`, {image id: what was wrong}; `failures`, the errors that it has raised
+    (TensorFlow turns one that passes through it into one of its own); `close()`, which ends its worker processes.
 
     Raises:
-        InputError: a dataset without images, or with another number of classes or keypoints than `config`.
+        InputError: a dataset without images (to train on), or with other classes or keypoints than `config`, or an
+            argument that cannot be.
     """
-    import grain  # 0.6 s that detection does not need
+    from maskrcnn_edu.datasets.batches import Batches  # Grain takes 0.6 s, which detection does not need
 
     _check(dataset, config)
-    images = grain.MapDataset.range(len(dataset)).seed(seed)
-    if training:
-        # Repeated before anything random, so that every epoch draws anew.
-        images = images.shuffle().repeat(ENDLESS)
-    flips = training and config.horizontal_flip
-    failures = []
-    element = functools.partial(_element, dataset=dataset, config=config, flips=flips)
-    images = images.random_map(functools.partial(_recording, failures, element))
-    batches = images.batch(config.batch_size)[first_step:]
-    # Keras would turn a MapDataset into an iterator with Grain's defaults: 500 batches ahead.
-    batches = batches.to_iter_dataset(grain.ReadOptions(READ_THREADS, BATCHES_AHEAD))
-    batches.steps_per_epoch = -(-len(dataset) // config.batch_size)
-    batches.failures = failures
-    return batches
+    index, count = _checked_shard((0, 1) if shard is None else shard, config.batch_size)
+    if augment is not None and not training:
+        raise InputError("loader: augment is for training; leave it out, or set training=True.")
+    if augment is not None and config.keypoints:
+        raise InputError("loader: augment returns no keypoints, but Config.keypoints is set; leave one of them out.")
+    usable = [i for i in range(len(dataset)) if not training or dataset.trains(i)]
+    if not usable:
+        raise InputError(f"{type(dataset).__name__} has no image with an object to train on; give one that has.")
+    make = BatchMaker(dataset, config, usable, training, _whole("seed", seed), (index, count), augment, skip_bad)
+    return Batches(make, _whole("first_step", first_step), _whole("workers", workers))
 
 
-def _recording(failures, function, *args):
-    """`function(*args)`; an InputError that it raises is kept in the list as well."""
-    try:
-        return function(*args)
-    except InputError as error:
-        failures.append(error)
-        raise
+class BatchMaker:
+    """Makes batch k, anywhere and at any time the same: `maker(k)` -> the batch and {image id: what was wrong}."""
+
+    def __init__(self, dataset, config, usable, training, seed, shard, function, skip_bad):
+        self.dataset, self.config, self.usable, self.training = dataset, config, np.array(usable), training
+        self.seed, self.shard, self.function, self.skip_bad = seed, shard, function, skip_bad
+        self.steps_per_epoch = -(-len(usable) // config.batch_size)
+
+    def __call__(self, step):
+        skipped = {}
+        elements = [self._element(position, skipped) for position in self._positions(step, *self.shard)]
+        return {name: np.stack([element[name] for element in elements]) for name in elements[0]}, skipped
+
+    def image_ids(self, step) -> list:
+        """The ids of the images in batch `step` of all shards; after each the one whose objects it gets, if any."""
+        ids = []
+        for position in self._positions(step, 0, 1):
+            ids.append(self.dataset.image_id(self._image(position)))
+            partner = self._partner(position)
+            if partner is not None:
+                ids.append(self.dataset.image_id(partner))
+        return ids
+
+    def steps(self):
+        """How many batches there are in one pass of this shard; an empty part of the last batch is none."""
+        return self.steps_per_epoch - (not self._positions(self.steps_per_epoch - 1, *self.shard))
+
+    def _positions(self, step, index, count):
+        """The part `index` of `count` of batch `step`, as places in the endless (or the only) row of images."""
+        part = self.config.batch_size // count
+        start = step * self.config.batch_size + index * part
+        end = start + part if self.training else min(start + part, len(self.usable))
+        return range(start, end)
+
+    def _image(self, position):
+        """Which image stands there: a new order in every epoch."""
+        epoch, place = divmod(position, len(self.usable))
+        return int(self.usable[_order(len(self.usable), self.seed, epoch)[place] if self.training else place])
+
+    def _rng(self, position, purpose):
+        return np.random.default_rng([self.seed, position, purpose])
+
+    def _partner(self, position):
+        """The image whose objects are pasted onto the one there, or None."""
+        rng = self._rng(position, PARTNER)
+        if not self.training or rng.random() >= self.config.copy_paste:
+            return None
+        return int(self.usable[rng.integers(len(self.usable))])
+
+    def _element(self, position, skipped):
+        """One image and its objects in the shapes of the network."""
+        config = self.config
+        scene = self._scene(self._image(position), skipped)
+        if not self.training:
+            size = transforms.network_size(*scene.image.shape[:2], config)
+            window = (0, 0, *size)
+        else:
+            scene, size, window = self._augmented(scene, self._rng(position, AUGMENTATION))
+            partner = self._partner(position)
+            if partner is not None:
+                other = self._augmented(self._scene(partner, skipped), self._rng(position, PARTNER_AUGMENTATION))
+                pair = augmentation.seen(scene, size, window, config), augmentation.seen(*other, config)
+                scene = augmentation.paste(*pair, self._rng(position, PASTING), config.pixel_mean)
+                size = scene.image.shape[:2]
+                window = (0, 0, *size)
+        seed = np.array(self._rng(position, SAMPLING).integers(2**31), np.int32)
+        canvas = config.training_canvas_size if self.training else config.canvas_size
+        return {**network_input(scene, size, window, canvas, config), "seed": seed}
+
+    def _augmented(self, scene, rng):
+        """The scene after the augmentations at its own resolution; and its size and window in the network."""
+        names = self.dataset.keypoint_names if self.config.keypoints else ()
+        scene = augmentation.augment(scene, rng, self.config, names, self.function)
+        return scene, *augmentation.view(*scene.image.shape[:2], rng, self.config)
+
+    def _scene(self, i, skipped):
+        """Image i, or with skip_bad the next one that can be read."""
+        if not self.skip_bad:
+            return read_scene(self.dataset, i, self.config)
+        start = int(np.searchsorted(self.usable, i))
+        for place in range(start, start + len(self.usable)):
+            i = int(self.usable[place % len(self.usable)])
+            try:
+                return read_scene(self.dataset, i, self.config)
+            except (InputError, OSError) as error:
+                skipped[self.dataset.image_id(i)] = str(error)
+        raise InputError(
+            f"None of the {len(self.usable)} images of {type(self.dataset).__name__} can be read; the last: "
+            f"{skipped[self.dataset.image_id(i)]}"
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _order(count, seed, epoch):
+    """The order of `count` images in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def read_scene(dataset, i, config) -> Scene:
+    """Image `i` of the dataset and its objects. Raises InputError unless it has Config.image_channels."""
+    image = dataset.image(i)
+    if image.shape[2] != config.image_channels:
+        raise InputError(
+            f"{type(dataset).__name__} image {i} (id {dataset.image_id(i)}) has {image.shape[2]} channels, but "
+            f"Config.image_channels is {config.image_channels}; make them equal."
+        )
+    found = dataset.instances(i, image.shape[:2])
+    keypoints = np.zeros((len(found.classes), 0, 3), np.float32)
+    if config.keypoints:  # COCO gives indices of pixels
+        keypoints = found.keypoints + np.float32([config.keypoint_offset] * 2 + [0])
+    return Scene(image, found.boxes, found.classes, found.masks, keypoints)
+
+
+def network_input(scene, size, window, canvas, config) -> dict:
+    """The scene as the network takes it: resized to `size`, cut to `window`, on a square of `canvas` pixels.
+
+    Masks are cropped to their boxes at the image's own resolution: nothing is lost by resizing them first.
+    """
+    scale = np.tile(np.float32(size) / np.float32(scene.image.shape[:2]), 2)
+    boxes = transforms.crop_boxes(scene.boxes, scene.masks, np.float32(window) / scale)
+    kept = _largest(boxes, boxes * scale, scene.masks, config.max_instances)
+    scene, boxes = scene.kept(kept), boxes[kept]
+    image = transforms.resized_window(scene.image, size, window, config)
+    top, left = transforms.corner(image.shape[:2], (canvas, canvas), config)
+    whole = config.resize == "matterport"  # to the seed's network the padding is part of the image
+    origin = np.float32([window[0] - top, window[1] - left])
+    element = {
+        "image": transforms.pad(image, canvas, canvas, top, left),
+        "image_size": np.float32((canvas, canvas) if whole else image.shape[:2]),
+        "boxes": _slots(boxes * scale - np.tile(origin, 2), config.max_instances),
+        "classes": _slots(scene.classes, config.max_instances),
+    }
+    if config.mask_head:
+        masks = transforms.crop_masks(scene.masks, boxes, config.mask_crop_size)
+        element["masks"] = _slots(masks, config.max_instances)
+    if config.keypoints:
+        places = augmentation.seen_keypoints(scene.keypoints, scale, window, (top, left))
+        element["keypoints"] = _slots(places, config.max_instances)
+    return element
 
 
 def _check(dataset, config):
@@ -86,59 +228,41 @@ def _check(dataset, config):
         )
 
 
-def _element(i, rng, dataset, config, flips):
-    """One image and its objects in the shapes of the network."""
-    image = dataset.image(i)
-    if image.shape[2] != 3:
+def _checked_shard(shard, batch_size):
+    try:
+        index, count = map(operator.index, shard)
+    except (TypeError, ValueError):
+        raise InputError(f"loader: shard is {shard!r}; give (index, count), two whole numbers.") from None
+    if not 0 <= index < count:
+        raise InputError(f"loader: shard is {shard!r}; give an index from 0 to count - 1.")
+    if batch_size % count:
         raise InputError(
-            f"{type(dataset).__name__} image {i} (id {dataset.image_id(i)}) has {image.shape[2]} channels; give RGB."
+            f"Config.batch_size is {batch_size}, the images of all {count} shards; give a multiple of {count}."
         )
-    found = dataset.instances(i, image.shape[:2])
-    boxes, classes, masks = found[:3]
-    size = transforms.network_size(*image.shape[:2], config)
-    scale = np.array(size) / image.shape[:2]
-    scaled = boxes * np.tile(scale, 2).astype(np.float32)
-
-    kept = _largest(scaled, masks, config.max_instances)
-    boxes, classes, masks, scaled = boxes[kept], classes[kept], masks[kept], scaled[kept]
-    if config.keypoints:
-        keypoints = _scaled_keypoints(found.keypoints[kept], scale, config)
-    if config.mask_head:
-        masks = transforms.crop_masks(masks, boxes, config.mask_crop_size)
-    image = transforms.to_network_size(image, config)
-    canvas = (config.canvas_size, config.canvas_size)
-    top, left = transforms.corner(size, canvas, config)
-    if flips and rng.random() < 0.5:
-        image, scaled, masks = transforms.flip(image, scaled, masks)
-        if config.keypoints:
-            keypoints = transforms.flip_keypoints(keypoints, size[1], flip_order(dataset.keypoint_names))
-
-    element = {
-        "image": transforms.pad(image, *canvas, top, left),
-        "image_size": np.array(canvas if config.resize == "matterport" else size, np.float32),
-        "boxes": _slots(scaled + np.float32([top, left, top, left]), config.max_instances),
-        "classes": _slots(classes, config.max_instances),
-        "seed": np.array(rng.integers(2**31), np.int32),
-    }
-    if config.mask_head:
-        element["masks"] = _slots(masks, config.max_instances)
-    if config.keypoints:
-        keypoints = np.where(keypoints[..., 2:] > 0, keypoints, 0)
-        element["keypoints"] = _slots(keypoints, config.max_instances)
-    return element
+    return index, count
 
 
-def _scaled_keypoints(keypoints, scale, config):
-    """Pixel indices of the photograph (N, K, 3) as places in the network's input; `scale` is that of y and x."""
-    places = (keypoints[..., :2] + np.float32(config.keypoint_offset)) * np.float32(scale[::-1])
-    return np.concatenate([places, keypoints[..., 2:]], axis=-1)
+def _whole(name, value):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InputError(f"loader: {name} is {value!r}; give a whole number from 0 on.")
+    return number
 
 
-def _largest(boxes, masks, count):
-    """Indices of at most `count` objects, the largest masks, in their own order; none with a side below 1 pixel."""
-    big_enough = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1))
-    areas = np.count_nonzero(masks[big_enough], axis=(1, 2))
-    return np.sort(big_enough[np.argsort(-areas, kind="stable")[:count]])
+def _largest(boxes, scaled, masks, count):
+    """Indices of at most `count` objects, the largest masks, in their own order; none with a side below 1 pixel.
+
+    boxes (N, 4) in pixels of the masks, scaled (N, 4) in the network's.
+    """
+    big_enough = np.flatnonzero((scaled[:, 2:] - scaled[:, :2] >= 1).all(1))
+    if len(big_enough) <= count:
+        return big_enough
+    whole = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(int)
+    areas = [np.count_nonzero(masks[i, y1:y2, x1:x2]) for i, (y1, x1, y2, x2) in enumerate(whole[big_enough].tolist())]
+    return np.sort(big_enough[np.argsort(np.negative(areas), kind="stable")[:count]])
 
 
 def _slots(array, count):

@@ -1,9 +1,11 @@
-"""Images, boxes and masks on their way into the network: resize, flip, crop, pad."""
+"""Images, boxes and masks on their way into the network: resize, crop, pad."""
 
 import math
 
 import numpy as np
 from PIL import Image
+
+from maskrcnn_edu.datasets.dataset import boxes_from_masks
 
 
 def resized_size(height, width, min_size, max_size) -> tuple:
@@ -17,9 +19,21 @@ def resized_size(height, width, min_size, max_size) -> tuple:
     return max(1, int(height * shrink + 0.5)), max(1, int(width * shrink + 0.5))
 
 
-def resize(image, height, width) -> np.ndarray:
-    """The uint8 image (H, W, 3) as (height, width, 3): Pillow's bilinear with antialias (Detectron2)."""
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+def resize(image, height, width, box=None) -> np.ndarray:
+    """The uint8 image (H, W, C) as (height, width, C): Pillow's bilinear with antialias (Detectron2).
+
+    `box`: y1, x1, y2, x2, the part of the image to show; by default all of it.
+    """
+    if box is not None:  # to Pillow x, y; and rounding must not carry it over the edge
+        box = np.minimum(box, np.tile(image.shape[:2], 2))[[1, 0, 3, 2]].tolist()
+
+    def resized(channels):
+        return Image.fromarray(channels).resize((width, height), Image.Resampling.BILINEAR, box)
+
+    if image.shape[2] == 3:
+        return np.asarray(resized(image))
+    # One by one: Pillow knows no five channels, and takes the last of four for transparency.
+    return np.stack([resized(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])], axis=-1)
 
 
 def floor_resized_size(height, width, min_size, max_size) -> tuple:
@@ -58,17 +72,28 @@ def resize_into_black(image, height, width) -> np.ndarray:
     return blended.astype(np.uint8)
 
 
-def network_size(height, width, config) -> tuple:
-    """Height and width that `config` resizes an image to."""
+def network_size(height, width, config, min_size=None) -> tuple:
+    """Height and width that `config` resizes an image to; `min_size` instead of its image_min_size, if given."""
     rules = {"detectron2": resized_size, "torchvision": floor_resized_size, "matterport": matterport_size}
     rule = rules[config.resize]
-    return rule(height, width, config.image_min_size, config.image_max_size)
+    return rule(height, width, min_size or config.image_min_size, config.image_max_size)
 
 
 def to_network_size(image, config) -> np.ndarray:
-    """The uint8 image (H, W, 3) at its `network_size`: uint8, or float32 in the torchvision family."""
-    functions = {"detectron2": resize, "torchvision": resize_plain, "matterport": resize_into_black}
-    return functions[config.resize](image, *network_size(*image.shape[:2], config))
+    """The uint8 image (H, W, C) at its `network_size`: uint8, or float32 in the torchvision family."""
+    size = network_size(*image.shape[:2], config)
+    return resized_window(image, size, (0, 0, *size), config)
+
+
+def resized_window(image, size, window, config) -> np.ndarray:
+    """What `window` (whole y1, x1, y2, x2) shows of the image (H, W, C) once that is resized to `size` (h, w)."""
+    y1, x1, y2, x2 = window
+    if config.resize != "detectron2":
+        return {"torchvision": resize_plain, "matterport": resize_into_black}[config.resize](image, *size)[y1:y2, x1:x2]
+    if window == (0, 0, *size):
+        return resize(image, *size)
+    box = np.array(window) * np.tile(np.array(image.shape[:2]) / size, 2)  # nothing outside the window is computed
+    return resize(image, y2 - y1, x2 - x1, box)
 
 
 def corner(size, padded_size, config) -> tuple:
@@ -78,23 +103,19 @@ def corner(size, padded_size, config) -> tuple:
     return tuple((whole - part) // 2 for whole, part in zip(padded_size, size, strict=True))
 
 
-def flip(image, boxes, masks) -> tuple:
-    """Image (H, W, C), boxes (N, 4) and masks (N, M, M) with left and right exchanged.
+def crop_boxes(boxes, masks, window) -> np.ndarray:
+    """The boxes (N, 4) of what `window` (y1, x1, y2, x2; fractions too) leaves of each object; zeros where nothing.
 
-    The masks may cover the image or be cropped to their boxes: both turn in the same way.
+    An object inside the window keeps its box; one that its edge cuts gets the tight box of what is left of its mask.
     """
-    y1, x1, y2, x2 = boxes.T
-    width = image.shape[1]
-    return image[:, ::-1], np.stack([y1, width - x2, y2, width - x1], axis=1), masks[:, :, ::-1]
-
-
-def flip_keypoints(keypoints, width, order) -> np.ndarray:
-    """Keypoints (N, K, 3) x, y, visibility with left and right exchanged in an image of `width` pixels.
-
-    `order` (K,): which keypoint takes each one's place in the mirror, `keypoints.flip_order(names)`.
-    """
-    x, y, visible = np.moveaxis(keypoints, -1, 0)
-    return np.stack([width - x, y, visible], axis=-1)[:, order]
+    window = np.asarray(window, np.float32)
+    cut = np.flatnonzero((boxes[:, :2] < window[:2]).any(1) | (boxes[:, 2:] > window[2:]).any(1))
+    (top, left), (bottom, right) = np.floor(window[:2]).astype(int), np.ceil(window[2:]).astype(int)
+    tight = boxes_from_masks(masks[cut, top:bottom, left:right])
+    left_over = np.clip(tight + np.float32([top, left, top, left]), np.tile(window[:2], 2), np.tile(window[2:], 2))
+    cropped = boxes.copy()
+    cropped[cut] = np.where(tight[:, 2:3] > 0, left_over, 0)
+    return cropped
 
 
 def crop_masks(masks, boxes, side) -> np.ndarray:

@@ -48,8 +48,8 @@ def _norm(ours, conv, norm, epsilon):
 
 def _stem(config):
     """The first layer also takes over the order of the channels and the scale and mean of the pixels."""
-    std = np.float32(config.pixel_std)[:, None]
-    shift = np.float32(config.pixel_mean) - MEAN
+    std = _of_rgb(config.pixel_std)[:, None]
+    shift = _of_rgb(config.pixel_mean) - MEAN
 
     def rgb(w):
         return w[:, :, ::-1]
@@ -62,3 +62,8 @@ def _stem(config):
         if path.endswith("moving_mean"):
             names, convert = (*names, "conv1_conv/kernel"), mean
         yield path, names, convert
+
+
+def _of_rgb(numbers):
+    """Three numbers; where images have other channels, their mean three times: `first_layer` then adapts the kernel."""
+    return np.float32(numbers if len(numbers) == 3 else [np.mean(numbers)] * 3)

@@ -21,21 +21,28 @@ CLASS_LAYERS = (
 )
 
 
+FIRST_KERNEL = "backbone/stem/kernel"
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What `load` did, by name. Every tensor of the file and every variable of the model is in one of the lists.
 
     filled: variables that got a tensor's values; anew: variables left at their first values (the class-dependent ones
-    with strict=False; the pyramid and the heads with an ImageNet backbone); unused: tensors that no variable takes.
+    with strict=False; the pyramid and the heads with an ImageNet backbone); unused: tensors that no variable takes;
+    first_layer: what became of the file's three channels where the model's images have another number, else "".
     """
 
     family: str
     filled: tuple
     anew: tuple
     unused: tuple
+    first_layer: str = ""
 
     def __str__(self):
         lines = [f"{len(self.filled)} variables filled from {self.family}'s tensors."]
+        if self.first_layer:
+            lines.append(f"{FIRST_KERNEL}: {self.first_layer}.")
         for title, names in (("Left at their first values", self.anew), ("Tensors not used", self.unused)):
             if names:
                 lines.append(f"{title}: {', '.join(names)}.")
@@ -64,6 +71,7 @@ def load(model, source, strict=True) -> Report:
     tensors = getattr(family, "canonical", dict)(tensors)
     variables = variables_by_name(model)
     values, used = _converted(family, model.config, variables, tensors)
+    adapted = _adapt_first_layer(values, model.config.image_channels)
     wrong = _misfits(variables, values)
     meant = getattr(family, "fills", lambda path: True)
     anew = [path for path in wrong if not meant(path) or (not strict and path.startswith(CLASS_LAYERS))]
@@ -74,7 +82,7 @@ def load(model, source, strict=True) -> Report:
     for path in filled:
         variables[path].assign(values[path])
     unused = [tensor for tensor in tensors if tensor not in used]
-    return Report(name, tuple(filled), tuple(anew), tuple(unused))
+    return Report(name, tuple(filled), tuple(anew), tuple(unused), adapted)
 
 
 def variables_by_name(model):
@@ -100,6 +108,22 @@ def _convert(convert, tensors):
         return np.ascontiguousarray(convert(*tensors))
     except (ValueError, IndexError):
         return tensors[0]
+
+
+def _adapt_first_layer(values, channels) -> str:
+    """Makes the kernel of RGB, (7, 7, 3, out), one of `channels`; says how, or "" where it fits.
+
+    One channel: the sum over RGB, so that a grey image gets what it would get as RGB with equal channels (pixel means
+    and deviations aside). Others: the mean over RGB times 3 / channels, which keeps the size of what comes out.
+    """
+    kernel = values.get(FIRST_KERNEL)
+    if kernel is None or channels == 3 or kernel.ndim != 4 or kernel.shape[2] != 3:
+        return ""
+    grey = kernel.sum(2, keepdims=True)
+    values[FIRST_KERNEL] = np.repeat(grey / channels, channels, axis=2)
+    if channels == 1:
+        return "the file's three channels are added up into the one of image_channels 1"
+    return f"each of the {channels} channels has the mean of the file's three, times 3 / {channels}"
 
 
 def _misfits(variables, values):

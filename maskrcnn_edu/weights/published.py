@@ -1,22 +1,20 @@
 """The published weights: their names, where they come from, and the cache that keeps them."""
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
-import socket
-import tempfile
 from pathlib import Path
 
 from maskrcnn_edu.config import Config
 from maskrcnn_edu.datasets.coco_classes import COCO_NAMES, COCO_RAW_NAMES, PERSON_NAMES
+from maskrcnn_edu.download import download
 from maskrcnn_edu.errors import InputError
 
 TORCHVISION = "https://download.pytorch.org/models/"
 DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 MATTERPORT = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-PATIENCE = 30  # seconds that a server may stay silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,28 +141,14 @@ def fetch(name: str, cache=None) -> Path:
     else:
         flaw = ""
     try:
-        _download(published, path)
-    except Exception as error:  # urllib, ssl, http, socket, OSError and Keras each have their own
+        download(published.url, path, functools.partial(_flaw, published))
+    except Exception as error:  # urllib, ssl, http, socket and OSError each have their own
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        reason = reason.removeprefix(f"URL fetch failure on {published.url}: ").removeprefix("None -- ")
         raise InputError(
             f"{name} could not be fetched ({flaw}{reason}): download {published.url} by other means and put the file "
             f"here: {path}."
         ) from error
     return path
-
-
-def _download(published, path):
-    """Fetches aside; the file gets its name once it is found to be right."""
-    import keras
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=path.parent) as aside, _patience():
-        arrived = Path(keras.utils.get_file(path.name, published.url, cache_dir=aside, cache_subdir="."))
-        flaw = _flaw(published, arrived)
-        if flaw is not None:
-            raise ValueError(f"what arrived is not the published file: {flaw}")
-        os.replace(arrived, path)
 
 
 def _flaw(published, path):
@@ -185,14 +169,3 @@ def _unreadable(path):
     except InputError as error:
         return str(error).removeprefix(f"{path} ")
     return None
-
-
-@contextlib.contextmanager
-def _patience():
-    """urllib, inside `get_file`, would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

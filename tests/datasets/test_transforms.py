@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskrcnn_edu.config import Config
 from maskrcnn_edu.datasets.dataset import boxes_from_masks
-from maskrcnn_edu.datasets.transforms import crop_masks, flip, pad, resize, resized_size
+from maskrcnn_edu.datasets.transforms import crop_boxes, crop_masks, pad, resize, resized_size, resized_window
 
 
 # Height, width, and what Detectron2's ResizeShortestEdge(800, 1333) makes of them.
@@ -49,29 +50,36 @@ def scene():
     return masks
 
 
-def test_flip_turns_everything_alike():
-    masks = scene()
-    image = np.repeat(masks.any(0)[..., None], 3, -1).astype(np.uint8)
-    flipped, boxes, turned = flip(image, boxes_from_masks(masks), masks)
-    np.testing.assert_array_equal(boxes, boxes_from_masks(turned))
-    np.testing.assert_array_equal(flipped[..., 0], turned.any(0))
-    assert boxes.dtype == np.float32
-    again = flip(flipped, boxes, turned)
-    np.testing.assert_array_equal(again[1], boxes_from_masks(masks))
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_every_number_of_channels_is_resized_alike(channels):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 6), dtype=np.uint8)
+    for part in ({}, {"box": np.array([3.5, 4.2, 33.1, 49.9])}):
+        resized = resize(image[..., :channels], 23, 61, **part)
+        alone = [resize(image[..., c : c + 1], 23, 61, **part)[..., 0] for c in range(channels)]
+        np.testing.assert_array_equal(resized, np.stack(alone, -1))
 
 
-def test_flip_of_cropped_masks_is_crop_of_flipped_masks():
+@pytest.mark.parametrize("family", ["detectron2", "torchvision", "matterport"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_window_shows_its_part_of_the_resized_image(family, channels):
+    config = Config.tiny(resize=family, image_channels=channels)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, channels), dtype=np.uint8)
+    for size in ((90, 120), (20, 21)):
+        whole = resized_window(image, size, (0, 0, *size), config)
+        part = resized_window(image, size, (3, 5, 17, 21), config)
+        assert whole.shape == (*size, channels) and whole.dtype == (np.float32 if family == "torchvision" else np.uint8)
+        np.testing.assert_allclose(part, whole[3:17, 5:21], atol=1)  # a step of rounding
+
+
+def test_cut_objects_get_the_box_of_what_is_left():
     masks = scene()
     boxes = boxes_from_masks(masks)
-    image = np.zeros((40, 50, 3), np.uint8)
-    _, _, cropped_first = flip(image, boxes, crop_masks(masks, boxes, 14))
-    _, turned_boxes, turned = flip(image, boxes, masks)
-    np.testing.assert_array_equal(cropped_first, crop_masks(turned, turned_boxes, 14))
-
-
-def test_flip_of_an_image_without_objects():
-    _, boxes, masks = flip(np.zeros((4, 5, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros((0, 4, 5), bool))
-    assert boxes.shape == (0, 4) and masks.shape == (0, 4, 5)
+    given = boxes + np.float32([-0.25, 0, 0, 0.25])  # a dataset's own, that stay where the object does
+    np.testing.assert_array_equal(crop_boxes(given, masks, (0, 0, 40, 50)), given)
+    np.testing.assert_array_equal(crop_boxes(boxes, masks, (0, 0, 15.5, 50)), [[5, 10, 15.5, 20], [0, 0, 0, 0]])
+    cropped = crop_boxes(boxes, masks, (7, 3, 36, 50))
+    shown = boxes_from_masks(masks[:, 7:36, 3:50]) + np.float32([7, 3, 7, 3])
+    np.testing.assert_array_equal(cropped, shown)
 
 
 def test_crop_of_a_full_box_is_full_and_coverage_is_right():
