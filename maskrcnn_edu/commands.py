@@ -45,8 +45,19 @@ def train(options):
         raise InputError("--preset and --set cannot change a run that goes on; leave them out, or use --model new.")
     config = None if options.model == "last" else _config(options, len(dataset.class_names))
     check_writable(options.logs, folder=True)
-    keras = import_keras()
-    from maskrcnn_edu import training
+    import_keras(wake=False)  # the devices are chosen first
+    from maskrcnn_edu import distribution
+
+    with distribution.devices(options.devices):
+        if distribution.replicas() > 1:
+            print(f"On {distribution.describe()}.")
+        _train(options, dataset, config)
+
+
+def _train(options, dataset, config):
+    import keras
+
+    from maskrcnn_edu import distribution, training
     from maskrcnn_edu.evaluation import check_classes
     from maskrcnn_edu.model import MaskRCNN
 
@@ -58,6 +69,7 @@ def train(options):
         steps = options.steps or json.loads((run / "run.json").read_text())["steps"]
         model.optimizer.learning_rate = training.build_schedule(model.config, steps)
         done = int(model.optimizer.iterations)
+        distribution.check_same(done, f"the steps that {run} has done")
         if done >= steps:
             print(f"{run} has done its {done} steps; give --steps above {done} to train on.")
             return
@@ -76,7 +88,9 @@ def train(options):
     try:
         training.train(model, dataset, run, steps, options.seed, verbose=1 if sys.stdout.isatty() else 2)
     except InputError:
-        if int(model.optimizer.iterations) == 0:  # it never got anywhere: leave nothing that --model last would find
+        if (
+            distribution.is_chief() and int(model.optimizer.iterations) == 0
+        ):  # it never got anywhere: leave nothing that --model last would find
             shutil.rmtree(run, ignore_errors=True)
         raise
     except KeyboardInterrupt:
@@ -148,8 +162,11 @@ def detect(options):
 # What the commands share
 
 
-def import_keras():
-    """Keras, imported without the notes that TensorFlow writes past Python onto stderr; they would bury ours."""
+def import_keras(wake=True):
+    """Keras, imported without the notes that TensorFlow writes past Python onto stderr; they would bury ours.
+
+    With `wake`, the devices are made ready as well, so that a missing GPU is complained about now.
+    """
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in ("tensorflow", "jax"):
         raise InputError(f"KERAS_BACKEND is {backend!r}; set it to tensorflow or jax.")
@@ -162,7 +179,8 @@ def import_keras():
     try:
         import keras
 
-        keras.ops.zeros(1)  # wakes the devices: a missing GPU is complained about now
+        if wake:
+            keras.ops.zeros(1)
     except ModuleNotFoundError as error:
         raise InputError(f"KERAS_BACKEND={backend} needs the package {error.name}, which is not installed.") from error
     finally:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 import zipfile
 from importlib import metadata
@@ -13,6 +14,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from maskrcnn_edu import distribution
 from maskrcnn_edu.datasets import loader
 from maskrcnn_edu.errors import InputError
 
@@ -79,13 +81,16 @@ def train(model, dataset, directory, steps, seed=0, verbose=1):
     done = int(model.optimizer.iterations)
     batches = loader(dataset, model.config, seed=seed, first_step=done)
     if done == 0:
-        write_json(directory / "run.json", _record(model, dataset, steps, seed))
+        if distribution.is_chief():
+            write_json(directory / "run.json", _record(model, dataset, steps, seed))
         save(model, directory / CHECKPOINT)  # a run killed early can be found and started again
     while done < steps:
         # Whole epochs first, then what is left: Keras wants epochs of one length.
         length = min(SAVE_EVERY, steps - done)
         epochs = (steps - done) // length
-        callbacks = [_Checkpoint(directory / CHECKPOINT), keras.callbacks.CSVLogger(directory / "log.csv", append=True)]
+        callbacks = [_Checkpoint(directory / CHECKPOINT)]
+        if distribution.is_chief():
+            callbacks.append(keras.callbacks.CSVLogger(directory / "log.csv", append=True))
         first = done // SAVE_EVERY
         model.fit(
             batches, steps_per_epoch=length, initial_epoch=first, epochs=first + epochs, callbacks=callbacks,
@@ -113,8 +118,15 @@ class _Checkpoint(keras.callbacks.Callback):
 
 
 def save(model, path):
-    """Writes the model aside and renames it: a kill in the middle leaves the file that was there."""
+    """Writes the model aside and renames it: a kill in the middle leaves the file that was there.
+
+    Of several processes every one calls it, since saving makes TensorFlow's machines talk, and the chief's file stays.
+    """
     path = Path(path)
+    if not distribution.is_chief():
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(Path(folder) / path.name)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}-being-written.keras")
     model.save(aside)

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from maskrcnn_edu import distribution
 from maskrcnn_edu.datasets import transforms
 from maskrcnn_edu.datasets.dataset import check_class_names
 from maskrcnn_edu.errors import InputError
@@ -15,12 +16,15 @@ BATCHES_AHEAD = 4
 ENDLESS = 10**9  # epochs; Grain's own endless length overflows with batches of one image
 
 
-def loader(dataset, config, training=True, seed=0, first_step=0):
+def loader(dataset, config, training=True, seed=0, first_step=0, shard=None):
     """A Grain dataset of batches for `fit`, `evaluate` and `validation_data`.
 
     For training it has no end: images in a new order in every epoch, half of them flipped (Config.horizontal_flip).
     Everything random comes from `seed`: batch k is the same in every run, so `first_step=k` continues a stopped run.
     Otherwise all images come once and in order, unflipped, and the last batch may be smaller.
+
+    `shard=(index, count)`: of every batch only part `index` of `count` equal ones, for one of several processes; by
+    default the part that is this process's within `mr.devices`.
 
     An image keeps at most G = Config.max_instances objects, the largest by area; those below 1 pixel after resizing go.
     An element is a dict of arrays, B = Config.batch_size, S = Config.canvas_size, M = Config.mask_crop_size:
@@ -53,7 +57,11 @@ def loader(dataset, config, training=True, seed=0, first_step=0):
     failures = []
     element = functools.partial(_element, dataset=dataset, config=config, flips=flips)
     images = images.random_map(functools.partial(_recording, failures, element))
-    batches = images.batch(config.batch_size)[first_step:]
+    index, count = distribution.shard() if shard is None else shard
+    if config.batch_size % count:
+        raise InputError(f"Config.batch_size is {config.batch_size}; {count} processes need a multiple of {count}.")
+    part = config.batch_size // count
+    batches = images.batch(part)[index::count][first_step:]
     # Keras would turn a MapDataset into an iterator with Grain's defaults: 500 batches ahead.
     batches = batches.to_iter_dataset(grain.ReadOptions(READ_THREADS, BATCHES_AHEAD))
     batches.steps_per_epoch = -(-len(dataset) // config.batch_size)
