@@ -1,6 +1,7 @@
 """What the commands of the command line do; `cli.py` has their arguments."""
 
 import ast
+import contextlib
 import dataclasses
 import json
 import logging
@@ -45,12 +46,7 @@ def train(options):
         raise InputError("--preset and --set cannot change a run that goes on; leave them out, or use --model new.")
     config = None if options.model == "last" else _config(options, len(dataset.class_names))
     check_writable(options.logs, folder=True)
-    import_keras(wake=False)  # the devices are chosen first
-    from maskrcnn_edu import distribution
-
-    with distribution.devices(options.devices):
-        if distribution.replicas() > 1:
-            print(f"On {distribution.describe()}.")
+    with _on_devices(options.devices):
         _train(options, dataset, config)
 
 
@@ -68,7 +64,7 @@ def _train(options, dataset, config):
         check_classes(model, dataset, run / training.CHECKPOINT)
         steps = options.steps or json.loads((run / "run.json").read_text())["steps"]
         model.optimizer.learning_rate = training.build_schedule(model.config, steps)
-        done = int(model.optimizer.iterations)
+        done = model.steps_done
         distribution.check_same(done, f"the steps that {run} has done")
         if done >= steps:
             print(f"{run} has done its {done} steps; give --steps above {done} to train on.")
@@ -89,7 +85,7 @@ def _train(options, dataset, config):
         training.train(model, dataset, run, steps, options.seed, verbose=1 if sys.stdout.isatty() else 2)
     except InputError:
         if (
-            distribution.is_chief() and int(model.optimizer.iterations) == 0
+            distribution.is_chief() and model.steps_done == 0
         ):  # it never got anywhere: leave nothing that --model last would find
             shutil.rmtree(run, ignore_errors=True)
         raise
@@ -162,11 +158,32 @@ def detect(options):
 # What the commands share
 
 
-def import_keras(wake=True):
-    """Keras, imported without the notes that TensorFlow writes past Python onto stderr; they would bury ours.
+def import_keras():
+    """Keras, on one device."""
+    with _quietly():
+        import keras
 
-    With `wake`, the devices are made ready as well, so that a missing GPU is complained about now.
-    """
+        keras.ops.zeros(1)  # wakes the devices: a missing GPU is complained about now
+    return keras
+
+
+@contextlib.contextmanager
+def _on_devices(count):
+    """Keras, on `count` devices and the machines that the environment names (`mr.devices`)."""
+    with contextlib.ExitStack() as scope:
+        with _quietly():
+            from maskrcnn_edu import distribution
+
+            scope.enter_context(distribution.devices(count))
+            import_keras()
+        if distribution.replicas() > 1:
+            print(f"On {distribution.describe()}.", flush=True)
+        yield
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Starts Keras without the notes that TensorFlow writes past Python onto stderr; they would bury ours."""
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in ("tensorflow", "jax"):
         raise InputError(f"KERAS_BACKEND is {backend!r}; set it to tensorflow or jax.")
@@ -177,16 +194,12 @@ def import_keras(wake=True):
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        import keras
-
-        if wake:
-            keras.ops.zeros(1)
+        yield
     except ModuleNotFoundError as error:
         raise InputError(f"KERAS_BACKEND={backend} needs the package {error.name}, which is not installed.") from error
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-    return keras
 
 
 def _dataset(options, limit=None):

@@ -213,6 +213,11 @@ class MaskRCNN(keras.Model):
         if keras.backend.backend() == "tensorflow" and distribution.replicas() > 1:
             distribution.reduce_before_apply(self.optimizer)
 
+    @property
+    def steps_done(self) -> int:
+        """Steps that its optimizer has made."""
+        return int(ops.convert_to_numpy(self.optimizer.iterations))
+
     def compile_from_config(self, config):
         """Keras' hook when a saved model is opened: compile again, with the optimizer's state to be filled."""
         self.compile(**keras.saving.deserialize_keras_object(config))

@@ -78,7 +78,7 @@ def train(model, dataset, directory, steps, seed=0, verbose=1):
     Raises InputError if the dataset does not suit the model or the loss is no longer finite.
     """
     directory = Path(directory)
-    done = int(model.optimizer.iterations)
+    done = model.steps_done
     batches = loader(dataset, model.config, seed=seed, first_step=done)
     if done == 0:
         if distribution.is_chief():
@@ -111,7 +111,7 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite(logs["loss"]):
             raise InputError(
-                f"The loss is no longer finite ({logs['loss']}) at step {int(self.model.optimizer.iterations)}; "
+                f"The loss is no longer finite ({logs['loss']}) at step {self.model.steps_done}; "
                 f"lower learning_rate or set gradient_clip. {self.path} holds the last good state."
             )
         save(self.model, self.path)
