@@ -20,14 +20,15 @@ _HOME = {
     "MaskRCNN": "model",
     "ShapesDataset": "datasets",
     "Subset": "datasets",
+    "devices": "distribution",
     "evaluate": "evaluation",
     "files": "shipped",
     "loader": "datasets",
     "read_image": "datasets",
 }
 _MODULES = (
-    "anchors", "backbone", "boxes", "datasets", "detections", "evaluation", "heads", "keypoints", "losses", "masks",
-    "matching", "plots", "proposals", "roi_align", "stages", "targets", "training", "weights",
+    "anchors", "backbone", "boxes", "datasets", "detections", "distribution", "evaluation", "heads", "keypoints",
+    "losses", "masks", "matching", "plots", "proposals", "roi_align", "stages", "targets", "training", "weights",
 )  # fmt: skip
 __all__ = sorted([*_HOME, *_MODULES])
 

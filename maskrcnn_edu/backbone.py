@@ -46,7 +46,9 @@ def norm(x, kind, epsilon, name):
         return FrozenNorm(epsilon, name=name)(x)
     if kind == "group":  # Wu and He, 2018: 32 groups, or the most that divide the channels
         return layers.GroupNormalization(groups=math.gcd(32, x.shape[-1]), epsilon=epsilon, name=name)(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=epsilon, synchronized=kind == "sync", name=name)(x)
+    # JAX computes as if on one device, so that there every batch is the whole one, and Keras has no synchronised form.
+    synchronised = kind == "sync" and keras.backend.backend() == "tensorflow"
+    return layers.BatchNormalization(momentum=0.9, epsilon=epsilon, synchronized=synchronised, name=name)(x)
 
 
 def conv(x, channels, kernel, name, norm_kind="none", epsilon=1e-5, stride=1, activation=None, init="he_normal"):

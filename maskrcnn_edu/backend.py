@@ -6,6 +6,8 @@ import functools
 import keras
 from keras import layers, ops
 
+from maskrcnn_edu import distribution
+
 
 def as_float(x):
     """`x` (NumPy or backend tensor) as a float32 tensor: geometry is never computed in half precision."""
@@ -18,7 +20,19 @@ def gather(x, indices):
     batch, n = shape[0], shape[1]
     flat = ops.reshape(x, (-1, *shape[2:]))  # one gather along one axis is the form that every backend has fast
     offset = ops.expand_dims(ops.arange(batch, dtype="int32") * n, -1)
-    return ops.take(flat, ops.cast(indices, "int32") + offset, axis=0)
+    return take_rows(flat, ops.cast(indices, "int32") + offset)
+
+
+def take_rows(flat, indices):
+    """Rows of flat (B * N, C), batch entries one after another: indices (B, ...), entry b's in its own N rows."""
+    if keras.backend.backend() != "jax" or distribution.replicas() == 1:
+        return ops.take(flat, indices, axis=0)
+    # XLA cannot see that a device's indices stay in its own part of the batch, and would do all of it on all devices.
+    batch = indices.shape[0]
+    rows = flat.shape[0] // batch
+    start = ops.reshape(ops.arange(batch, dtype="int32") * rows, (-1,) + (1,) * (len(indices.shape) - 1))
+    own = (ops.reshape(flat, (batch, rows, *flat.shape[1:])), indices - start)
+    return ops.vectorized_map(lambda entry: ops.take(entry[0], entry[1], axis=0), own)
 
 
 def random_keys(seed, n: int, stream: int):

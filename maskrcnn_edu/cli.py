@@ -1,7 +1,7 @@
 """The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights | check-dataset.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 1 problems
-found by check-dataset, 2 bad input (one sentence on stderr), 130 interrupted.
+found by check-dataset, 2 bad input (one sentence on stderr), 3 another machine of the run was lost, 130 interrupted.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 
 from maskrcnn_edu import __version__, cli_benchmark, cli_data, cli_weights, commands
 from maskrcnn_edu.config import PRESETS
-from maskrcnn_edu.errors import InputError
+from maskrcnn_edu.errors import InputError, WorkerLost
 
 
 def main(arguments=None) -> int:
@@ -21,6 +21,9 @@ def main(arguments=None) -> int:
     except InputError as error:
         print(f"maskrcnn-edu: {error}", file=sys.stderr)
         return 2
+    except WorkerLost as error:
+        print(f"maskrcnn-edu: {error}", file=sys.stderr)
+        return 3
     except BrokenPipeError:  # whoever read our output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -74,6 +77,11 @@ def _parser():
         help="of the first weights and the order of the batches (default: 0)",
     )
     train.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    train.add_argument(
+        "--devices", type=_devices, metavar="N|all",
+        help="share each batch between N GPUs of this machine, or parts of the CPU where there is none; "
+        "with several machines, of each (README)",
+    )  # fmt: skip
 
     evaluate = _command(
         subparsers, "evaluate", commands.evaluate, "Measure a model: COCO's twelve numbers for boxes and masks."
@@ -141,6 +149,10 @@ def _positive(text):
 
 def _count(text):
     return 0 if text == "0" else _positive(text)
+
+
+def _devices(text):
+    return text if text == "all" else _positive(text)
 
 
 def _share(text):

@@ -1,6 +1,7 @@
 """What the commands of the command line do; `cli.py` has their arguments."""
 
 import ast
+import contextlib
 import dataclasses
 import json
 import logging
@@ -46,8 +47,14 @@ def train(options):
         raise InputError("--preset and --set cannot change a run that goes on; leave them out, or use --model new.")
     config = None if options.model == "last" else _config(options, len(dataset.class_names))
     check_writable(options.logs, folder=True)
-    keras = import_keras()
-    from maskrcnn_edu import training
+    with _on_devices(options.devices):
+        _train(options, dataset, config)
+
+
+def _train(options, dataset, config):
+    import keras
+
+    from maskrcnn_edu import distribution, training
     from maskrcnn_edu.evaluation import check_classes
     from maskrcnn_edu.model import MaskRCNN
 
@@ -58,7 +65,8 @@ def train(options):
         check_classes(model, dataset, run / training.CHECKPOINT)
         steps = options.steps or json.loads((run / "run.json").read_text())["steps"]
         model.optimizer.learning_rate = training.build_schedule(model.config, steps)
-        done = int(model.optimizer.iterations)
+        done = model.steps_done
+        distribution.check_same(done, f"the steps that {run} has done")
         if done >= steps:
             print(f"{run} has done its {done} steps; give --steps above {done} to train on.")
             return
@@ -80,7 +88,9 @@ def train(options):
             workers=options.workers, skip_bad=options.skip_bad,
         )  # fmt: skip
     except InputError:
-        if int(model.optimizer.iterations) == 0:  # it never got anywhere: leave nothing that --model last would find
+        if (
+            distribution.is_chief() and model.steps_done == 0
+        ):  # it never got anywhere: leave nothing that --model last would find
             shutil.rmtree(run, ignore_errors=True)
         raise
     except KeyboardInterrupt:
@@ -154,7 +164,31 @@ def detect(options):
 
 
 def import_keras():
-    """Keras, imported without the notes that TensorFlow writes past Python onto stderr; they would bury ours."""
+    """Keras, on one device."""
+    with _quietly():
+        import keras
+
+        keras.ops.zeros(1)  # wakes the devices: a missing GPU is complained about now
+    return keras
+
+
+@contextlib.contextmanager
+def _on_devices(count):
+    """Keras, on `count` devices and the machines that the environment names (`mr.devices`)."""
+    with contextlib.ExitStack() as scope:
+        with _quietly():
+            from maskrcnn_edu import distribution
+
+            scope.enter_context(distribution.devices(count))
+            import_keras()
+        if distribution.replicas() > 1:
+            print(f"On {distribution.describe()}.", flush=True)
+        yield
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Starts Keras without the notes that TensorFlow writes past Python onto stderr; they would bury ours."""
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend not in ("tensorflow", "jax"):
         raise InputError(f"KERAS_BACKEND is {backend!r}; set it to tensorflow or jax.")
@@ -165,15 +199,12 @@ def import_keras():
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        import keras
-
-        keras.ops.zeros(1)  # wakes the devices: a missing GPU is complained about now
+        yield
     except ModuleNotFoundError as error:
         raise InputError(f"KERAS_BACKEND={backend} needs the package {error.name}, which is not installed.") from error
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-    return keras
 
 
 def _dataset(options, limit=None):

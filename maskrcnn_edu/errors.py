@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it and ends with exit code 2; in Python it is a `ValueError`.
     """
+
+
+class WorkerLost(RuntimeError):
+    """Another process of a run on several machines has ended, so that this one cannot go on."""

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from maskrcnn_edu import boxes, losses, targets
+from maskrcnn_edu import boxes, distribution, losses, targets
 from maskrcnn_edu.anchors import LAST_PIXEL, anchors_by_level
 from maskrcnn_edu.backbone import build_backbone
 from maskrcnn_edu.backend import compiled, gather, island, layers_compute_in, policy
@@ -183,14 +183,22 @@ class MaskRCNN(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of the losses; `fit` minimises it. Each is a metric by its own name as well."""
-        values = self.losses_by_name(y_pred)
-        for mean, value in zip(self.loss_means, values.values(), strict=True):
-            mean.update_state(value)
-        return sum(weight * values[name] for name, weight in self.loss_weights.items())
+        values = distribution.mean_of_parts(self.losses_by_name, y_pred)
+        for mean in self.loss_means:
+            mean.update_state(values[mean.name])
+        loss = sum(weight * values[name] for name, weight in self.loss_weights.items())
+        # TensorFlow's replicas sum their gradients. Keras divides its own losses so, and multiplies what it reports.
+        return loss / distribution.replicas() if keras.backend.backend() == "tensorflow" else loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Keras' hook: the running mean of the total and of each loss."""
-        return self.get_metrics_result()
+        means = self.get_metrics_result()
+        if keras.backend.backend() == "tensorflow" and distribution.shard()[1] > 1:
+            return {name: mean[None] for name, mean in means.items()}  # keras-team/keras 20585: fit reduces axis 0
+        return means
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing is left to build; Keras would try to, with a batch averaged over the machines (issue 20585)."""
 
     def compile(self, optimizer=None, **kwargs):
         """As keras.Model.compile; without an optimizer, the one that the config describes.
@@ -205,6 +213,13 @@ class MaskRCNN(keras.Model):
             if self.optimizer.weight_decay:
                 self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             self.optimizer.build(self.trainable_variables)  # now, or TensorFlow would trace the first step twice
+        if keras.backend.backend() == "tensorflow" and distribution.replicas() > 1:
+            distribution.reduce_before_apply(self.optimizer)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that its optimizer has made."""
+        return int(ops.convert_to_numpy(self.optimizer.iterations))
 
     def compile_from_config(self, config):
         """Keras' hook when a saved model is opened: compile again, with the optimizer's state to be filled."""
@@ -220,17 +235,18 @@ class MaskRCNN(keras.Model):
             kwargs.setdefault("shuffle", False)  # the loader has shuffled
         if hasattr(kwargs.get("validation_data"), "steps_per_epoch"):
             kwargs.setdefault("validation_steps", kwargs["validation_data"].steps_per_epoch)
-        try:
+        val = kwargs.get("validation_data")
+        with distribution.failures_of(x, val):
+            if val is not None:
+                kwargs["validation_data"] = distribution.split(val, self)
+            x = distribution.split(x, self, endless=True)
             return super().fit(x, *args, steps_per_epoch=steps_per_epoch, **kwargs)
-        except Exception:
-            for source in (x, kwargs.get("validation_data")):
-                for failure in getattr(source, "failures", ()):
-                    raise failure from None
-            raise
 
     def evaluate(self, x=None, *args, steps=None, **kwargs):
         """As keras.Model.evaluate: the mean losses over `mr.loader(..., training=False)`. AP is in `mr.evaluate`."""
-        return super().evaluate(x, *args, steps=steps or getattr(x, "steps_per_epoch", None), **kwargs)
+        steps = steps or getattr(x, "steps_per_epoch", None)
+        with distribution.failures_of(x):
+            return super().evaluate(distribution.split(x, self), *args, steps=steps, **kwargs)
 
     # Detection
 

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from maskrcnn_edu.anchors import LAST_PIXEL
-from maskrcnn_edu.backend import as_float
+from maskrcnn_edu.backend import as_float, take_rows
 from maskrcnn_edu.boxes import area
 
 MAX_ADAPTIVE_SAMPLES = 64  # of a bin with adaptive sampling; RoIs that want more get them more sparsely
@@ -231,7 +231,7 @@ def _add_taps(flat, batch_start, width, rows, cols, total):
         for j in range(col.shape[-1]):
             cell = batch_start + row[..., i][..., :, None] * width + col[..., j][..., None, :]
             weight = row_weight[..., i][..., :, None] * col_weight[..., j][..., None, :]
-            total = total + ops.cast(weight, flat.dtype)[..., None] * ops.take(flat, cell, axis=0)
+            total = total + ops.cast(weight, flat.dtype)[..., None] * take_rows(flat, cell)
     return total
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 import zipfile
 from importlib import metadata
@@ -13,6 +14,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from maskrcnn_edu import distribution
 from maskrcnn_edu.datasets import loader
 from maskrcnn_edu.errors import InputError
 
@@ -78,17 +80,20 @@ def train(model, dataset, directory, steps, seed=0, verbose=1, workers=0, skip_b
     Raises InputError if the dataset does not suit the model or the loss is no longer finite.
     """
     directory = Path(directory)
-    done = int(model.optimizer.iterations)
+    done = model.steps_done
     reading = {"seed": seed, "workers": workers, "skip_bad": skip_bad}
     batches = loader(dataset, model.config, first_step=done, **reading)
     if done == 0:
-        write_json(directory / "run.json", _record(model, dataset, steps, seed))
+        if distribution.is_chief():
+            write_json(directory / "run.json", _record(model, dataset, steps, seed))
         save(model, directory / CHECKPOINT)  # a run killed early can be found and started again
     while done < steps:
         # Whole epochs first, then what is left: Keras wants epochs of one length.
         length = min(SAVE_EVERY, steps - done)
         epochs = (steps - done) // length
-        callbacks = [_Checkpoint(directory / CHECKPOINT), keras.callbacks.CSVLogger(directory / "log.csv", append=True)]
+        callbacks = [_Checkpoint(directory / CHECKPOINT)]
+        if distribution.is_chief():
+            callbacks.append(keras.callbacks.CSVLogger(directory / "log.csv", append=True))
         first = done // SAVE_EVERY
         model.fit(
             batches, steps_per_epoch=length, initial_epoch=first, epochs=first + epochs, callbacks=callbacks,
@@ -112,15 +117,22 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite(logs["loss"]):
             raise InputError(
-                f"The loss is no longer finite ({logs['loss']}) at step {int(self.model.optimizer.iterations)}; "
+                f"The loss is no longer finite ({logs['loss']}) at step {self.model.steps_done}; "
                 f"lower learning_rate or set gradient_clip. {self.path} holds the last good state."
             )
         save(self.model, self.path)
 
 
 def save(model, path):
-    """Writes the model aside and renames it: a kill in the middle leaves the file that was there."""
+    """Writes the model aside and renames it: a kill in the middle leaves the file that was there.
+
+    Of several processes every one calls it, since saving makes TensorFlow's machines talk, and the chief's file stays.
+    """
     path = Path(path)
+    if not distribution.is_chief():
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(Path(folder) / path.name)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}-being-written.keras")
     model.save(aside)

@@ -5,6 +5,7 @@ import operator
 
 import numpy as np
 
+from maskrcnn_edu import distribution
 from maskrcnn_edu.datasets import augmentation, transforms
 from maskrcnn_edu.datasets.augmentation import Scene
 from maskrcnn_edu.datasets.dataset import check_class_names
@@ -40,7 +41,8 @@ def loader(dataset, config, training=True, seed=0, first_step=0, workers=0, shar
     Args:
         workers: processes that make the batches; 0: two threads of this one. The dataset and `augment` travel to them
             by pickle, and a script that is run must keep its own work under `if __name__ == "__main__":`.
-        shard: (index, count): this machine's equal part of each batch of Config.batch_size images; None: all of it.
+        shard: (index, count): one process's equal part of each batch of Config.batch_size images; by default the part
+            that is this process's within `mr.devices`: all of it, but for runs on several machines.
         augment: a function (image, masks) -> (image, masks) that sees each training image first, as `dataset` gives it:
             (H, W, C) uint8 and (N, H, W) bool. A mask that it makes empty is an object less. If it has a parameter
             `rng`, it gets the image's own np.random.Generator; with other random numbers batch k is no longer the same
@@ -59,7 +61,7 @@ def loader(dataset, config, training=True, seed=0, first_step=0, workers=0, shar
     from maskrcnn_edu.datasets.batches import Batches  # Grain takes 0.6 s, which detection does not need
 
     _check(dataset, config)
-    index, count = _checked_shard((0, 1) if shard is None else shard, config.batch_size)
+    index, count = _checked_shard(distribution.shard() if shard is None else shard, config.batch_size)
     if augment is not None and not training:
         raise InputError("loader: augment is for training; leave it out, or set training=True.")
     if augment is not None and config.keypoints:
