@@ -5,7 +5,6 @@ library's), so that a widget also answers on a page of a static site.
 """
 
 import base64
-import html
 import io
 import json
 from pathlib import Path
@@ -17,9 +16,10 @@ from PIL import Image
 
 from maskrcnn_edu.datasets import ShapesDataset
 from maskrcnn_edu.datasets.shapes import TEST_SEED
-from maskrcnn_edu.detections import as_photograph
+from maskrcnn_edu.detections import as_photograph, padded_size, to_batch
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.plots import COLOURS
+from maskrcnn_edu.shipped import files
 
 ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = COLOURS[:7]
 _HERE = Path(__file__).parent
@@ -67,19 +67,19 @@ def panels(count=1, width=8.0, height=4.0, ratios=None):
     return figure, figure.subplots(1, count, width_ratios=ratios)
 
 
-def picture_url(image) -> str:
-    """An image (H, W, 3) uint8 as the data URL of a PNG, or if that is large of a JPEG: some 90 KB at most."""
+def picture_url(image, budget=PICTURE_BYTES) -> str:
+    """An image (H, W, 3) uint8 as the data URL of a PNG, or where that passes the budget in bytes, of a JPEG."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     for kind, options in [("png", {}), *(("jpeg", {"quality": q}) for q in (88, 75, 60, 40, 20, 8))]:
         written = io.BytesIO()
         picture.save(written, kind, **options)
-        if written.tell() <= PICTURE_BYTES:
+        if written.tell() <= budget:
             break
     return f"data:image/{kind};base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
 
 
-def toy(i=3, size=128):
+def toy(i=15, size=128):
     """A drawn picture to play with: image (H, W, 3) and its Instances."""
     dataset = ShapesDataset(i + 1, seed=TEST_SEED, size=size)
     return dataset.image(i), dataset.instances(i)
@@ -88,6 +88,33 @@ def toy(i=3, size=128):
 def photograph(image):
     """Any image array as (H, W, 3) uint8, or InputError."""
     return np.ascontiguousarray(as_photograph(image))
+
+
+def network_input(image, boxes, config):
+    """An image as a network of `config` sees it, resized and padded, (h, w, 3) uint8, and boxes (N, 4) moved with it."""
+    given = photograph(image)
+    batch = to_batch([given], padded_size(given, config), 1, config)
+    window = batch["window"][0]
+    scale = np.tile((window[2:] - window[:2]) / np.float32(given.shape[:2]), 2)
+    return seen(batch["image"][0]), (boxes * scale + np.tile(window[:2], 2)).astype(np.float32)
+
+
+def seen(image):
+    """The network's input (h, w, 3), 0..255, as uint8 for the eye."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def model_and_picture(model, image):
+    """The model and image to show, and the drawn picture's Instances: what ships stands in for what is None."""
+    if model is None:
+        from maskrcnn_edu.training import load
+
+        model = load(files("shapes.keras"))
+    if not hasattr(model, "detect"):
+        raise InputError(f"model is a {type(model).__name__}; give a MaskRCNN.")
+    if image is None:
+        return model, *toy()
+    return model, image, None
 
 
 def checked_boxes(boxes, name="boxes", count=None):
@@ -134,8 +161,3 @@ def fraction(value, name):
     if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
         raise InputError(f"{name} is {value!r}; give a number from 0 to 1.")
     return float(value)
-
-
-def escape(name) -> str:
-    """A class name for HTML."""
-    return html.escape(str(name))

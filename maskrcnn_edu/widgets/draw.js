@@ -141,21 +141,22 @@ function picture(w, { height, width, url = null, label, shown = 400, sharp = tru
 }
 
 // Boxes in one colour, over a dark rim so that they show on any picture.
-function drawBoxes(layer, s, boxes, colour, { width = 2, dash = null, rim = 0.55 } = {}) {
+function drawBoxes(layer, s, boxes, colour, { width = 2, dash = null, rim = 0.55, opacity = 1 } = {}) {
   if (!boxes.length) return;
   const d = s.outline(boxes);
   if (rim) layer.append(make("path", { d, fill: "none", stroke: "#000", "stroke-opacity": rim, "stroke-width": width + 1.6 }));
-  layer.append(make("path", { d, fill: "none", stroke: colour, "stroke-width": width, "stroke-dasharray": dash }));
+  layer.append(make("path", { d, fill: "none", stroke: colour, "stroke-opacity": opacity, "stroke-width": width, "stroke-dasharray": dash }));
 }
 
 function drawText(layer, s, y, x, words, { colour = null, size = 12, anchor = "start" } = {}) {
+  const wide = anchor === "start" ? 0.56 * size * words.length : 2; // about; so that it stays in the picture
   layer.append(make("text", {
-    x: clamp(x * s.k, 2, s.width * s.k - 2), y: clamp(y * s.k, size, s.height * s.k - 3), "font-size": size,
+    x: Math.max(Math.min(x * s.k, s.width * s.k - wide), 2), y: clamp(y * s.k, size, s.height * s.k - 3), "font-size": size,
     "text-anchor": anchor, class: "mrw-text", style: colour ? `fill:${colour}` : null,
   }, words));
 }
 
-// A cross at each [y, x]: three times the strokes of a dot, but one path for all.
+// A dot at each [y, x], all in one path.
 function drawDots(layer, s, places, colour, size = 3) {
   const d = places.map(([y, x]) => `M${x * s.k} ${y * s.k}h0`).join("");
   layer.append(make("path", { d, stroke: "#000", "stroke-opacity": 0.6, "stroke-width": size + 2, "stroke-linecap": "round" }));
@@ -166,11 +167,11 @@ const words = (box, digits = 0) =>
   `y ${fixed(box[0], digits)} to ${fixed(box[2], digits)}, x ${fixed(box[1], digits)} to ${fixed(box[3], digits)}`;
 
 // A box of the state that the mouse drags and the keys move; its corners, and Shift, change its size.
-function dragBox(w, s, name, label, colour, { step = 1, least = 1, digits = 0 } = {}) {
+function dragBox(w, s, name, label, colour, { step = 1, least = 1, digits = 0, tagged = true } = {}) {
   const g = s.layer({ tabindex: 0, role: "application", "aria-roledescription": "box to drag", class: "mrw-drag", "data-name": name });
   const focus = make("path", { class: "mrw-focus" }), rim = make("path", { class: "mrw-rim" });
   const line = make("path", { fill: colour, "fill-opacity": 0.12, stroke: colour, "stroke-width": 2.5 });
-  const tag = make("text", { class: "mrw-text", "font-size": 13, "font-weight": 600 }, label);
+  const tag = make("text", { class: "mrw-text", "font-size": 13, "font-weight": 600 }, tagged ? label : "");
   const corners = [[0, 1], [0, 3], [2, 1], [2, 3]].map((own) => {
     const node = make("rect", { width: 10, height: 10, fill: colour, class: "mrw-corner", style: `cursor:${own[0] + own[1] === 3 ? "nesw" : "nwse"}-resize` });
     return Object.assign(node, { own });
@@ -276,3 +277,40 @@ function numbersOf(view, Kind) {
 }
 
 const boxesOf = (flat) => Array.from({ length: flat.length / 4 }, (_, i) => Array.from(flat.subarray(4 * i, 4 * i + 4)));
+
+// Axes of a line chart, with ticks: X and Y turn values into places. `log`: y in powers of ten.
+function chart(w, { label, x, y, xLabel, yLabel, log = false, width = 430, height = 300, svg = null, ticks = 5 }) {
+  const left = 46, bottom = 38, top = 10, right = 12;
+  const node = svg ?? w.pictures.appendChild(make("svg", { class: "mrw-picture", role: "img" }));
+  change(node, { viewBox: `0 0 ${width} ${height}`, style: `width:${width}px`, "aria-label": label }).replaceChildren();
+  const scale = log ? Math.log10 : (v) => v, share = (v, [low, high]) => (v - low) / (high - low || 1);
+  const X = (v) => left + share(v, x) * (width - left - right);
+  const Y = (v) => height - bottom - share(scale(v), y.map(scale)) * (height - bottom - top);
+  const words = (px, py, text, anchor = "middle", extra = {}) =>
+    node.append(make("text", { x: px, y: py, "font-size": 11, "text-anchor": anchor, class: "mrw-axis", ...extra }, text));
+  const places = ([low, high], logarithmic) => {
+    if (logarithmic) {
+      const powers = [];
+      for (let p = Math.ceil(Math.log10(low) - 1e-9); p <= Math.log10(high) + 1e-9; p++) powers.push(10 ** p);
+      return powers.length > 1 ? powers : [low, high];
+    }
+    const rough = (high - low) / ticks, power = 10 ** Math.floor(Math.log10(rough || 1));
+    const step = power * [1, 2, 5, 10].find((m) => m * power >= rough * 0.999);
+    return Array.from({ length: Math.floor(high / step + 1e-9) - Math.ceil(low / step - 1e-9) + 1 }, (_, i) => (Math.ceil(low / step - 1e-9) + i) * step);
+  };
+  const short = (v) => (Math.abs(v) >= 0.001 || v === 0 ? String(Number(v.toPrecision(3))) : v.toExponential(0));
+  for (const v of places(x, false)) {
+    node.append(make("line", { x1: X(v), x2: X(v), y1: top, y2: height - bottom, class: "mrw-grid" }));
+    words(X(v), height - bottom + 15, short(v));
+  }
+  for (const v of places(y, log)) {
+    node.append(make("line", { x1: left, x2: width - right, y1: Y(v), y2: Y(v), class: "mrw-grid" }));
+    words(left - 5, Y(v) + 4, short(v), "end");
+  }
+  words((left + width - right) / 2, height - 6, xLabel);
+  words(0, 0, yLabel, "middle", { transform: `translate(12 ${(top + height - bottom) / 2}) rotate(-90)` });
+  const line = (points, colour, attributes = {}) => node.append(make("polyline", {
+    points: points.map(([px, py]) => `${X(px).toFixed(1)},${Y(py).toFixed(1)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2, ...attributes,
+  }));
+  return { svg: node, X, Y, line, words, inside: { left, right: width - right, top, bottom: height - bottom }, width };
+}

@@ -44,12 +44,16 @@ function byScore(scores) {
 // Greedy NMS -> for each box the index of the box that suppresses it, or -1 if it is kept. With `groups`, boxes
 // suppress only boxes of their own group. Stops once `most` are kept: what comes after has -2.
 function suppressors(boxes, scores, threshold, groups = null, most = Infinity) {
-  const by = new Array(boxes.length).fill(-2), kept = [], limit = f32(threshold);
+  const by = new Array(boxes.length).fill(-2), kept = new Map(), limit = f32(threshold);
   for (const i of byScore(scores)) {
-    if (kept.length >= most) break;
-    const better = kept.find((j) => (!groups || groups[i] === groups[j]) && iou(boxes[j], boxes[i]) > limit);
+    if (most <= 0) break;
+    const group = groups ? groups[i] : 0, own = kept.get(group) ?? [];
+    const better = own.find((j) => iou(boxes[j], boxes[i]) > limit);
     by[i] = better ?? -1;
-    if (better === undefined) kept.push(i);
+    if (better !== undefined) continue;
+    own.push(i);
+    kept.set(group, own);
+    most -= 1;
   }
   return by;
 }
@@ -185,6 +189,7 @@ function precisionRecall(scores, hits, total) {
   });
   const best = curve.map((p) => p.precision);
   for (let i = best.length - 2; i >= 0; i--) best[i] = Math.max(best[i], best[i + 1]);
-  const at = Array.from({ length: 101 }, (_, k) => best[curve.findIndex((p) => p.recall >= k / 100)] ?? 0);
+  // k * .01 and not k / 100: NumPy's linspace, and so pycocotools, rounds that way.
+  const at = Array.from({ length: 101 }, (_, k) => best[curve.findIndex((p) => p.recall >= (k < 100 ? k * 0.01 : 1))] ?? 0);
   return { curve, interpolated: at, ap: total ? sum(at) / 101 : -1 };
 }
