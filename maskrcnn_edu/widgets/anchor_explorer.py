@@ -9,7 +9,18 @@ from maskrcnn_edu.config import Config
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.plots import picture
 from maskrcnn_edu.targets import IGNORED, NEGATIVE, POSITIVE, match
-from maskrcnn_edu.widgets.base import GREEN, ORANGE, SKY, Widget, checked_boxes, network_input, panels, picture_url, toy
+from maskrcnn_edu.widgets.base import (
+    GREEN,
+    ORANGE,
+    SKY,
+    Widget,
+    checked_box,
+    draw_boxes,
+    network_input,
+    panels,
+    picture_url,
+    toy,
+)
 
 
 class AnchorExplorer(Widget):
@@ -28,7 +39,9 @@ class AnchorExplorer(Widget):
     picture = traitlets.Unicode().tag(sync=True)
     levels = traitlets.List(help="[stride, size] of each level").tag(sync=True)
     offered_ratios = traitlets.List(traitlets.Float()).tag(sync=True)
-    thresholds = traitlets.List(traitlets.Float(), help="positive from the first on, negative below the second").tag(sync=True)
+    thresholds = traitlets.List(traitlets.Float(), help="positive from the first on, negative below the second").tag(
+        sync=True
+    )
     level = traitlets.Int().tag(sync=True)
     stride = traitlets.Int().tag(sync=True)
     scale = traitlets.Float().tag(sync=True)
@@ -43,8 +56,7 @@ class AnchorExplorer(Widget):
             box = found.boxes[0] if box is None else box
         height, width = np.asarray(image).shape[:2]
         box = np.float32([0.3, 0.3, 0.7, 0.7]) * [height, width, height, width] if box is None else box
-        box = checked_boxes(np.reshape(box, (-1, 4)), "box", 1)
-        self._image, box = network_input(image, box, config)
+        self._image, box = network_input(image, checked_box(box, "box")[None], config)
         level = config.num_levels // 2
         super().__init__(
             size=list(self._image.shape[:2]), picture=picture_url(self._image), box=box[0].tolist(),
@@ -106,10 +118,8 @@ class AnchorExplorer(Widget):
         picture(self._image, axes)
         labels = self.labels if self.ratios else np.zeros(0)
         for kind, colour, width in ((IGNORED, ORANGE, 0.8), (POSITIVE, GREEN, 1.6)):
-            for y1, x1, y2, x2 in self.anchors[labels == kind][:200]:
-                axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=width)
-        y1, x1, y2, x2 = self.box
-        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=SKY, linewidth=3)
+            draw_boxes(axes, self.anchors[labels == kind][:200], colour, width)
+        draw_boxes(axes, [self.box], SKY, 3)
         counts = [int((labels == kind).sum()) for kind in (POSITIVE, IGNORED, NEGATIVE)]
         axes.set_title(
             f"Stride {self.stride}, scale {self.scale:g}: {counts[0]} positive (green), {counts[1]} neutral (orange), "
@@ -119,44 +129,107 @@ class AnchorExplorer(Widget):
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "Anchor explorer: the anchors of one level and the box they might learn",
-    "Point at the picture to see the anchors of a cell; drag the box. Tab reaches both: arrows choose a cell or move the box, Shift + arrows change its size.");
-  const [height, width] = w.get("size"), levels = w.get("levels");
-  const s = picture(w, { height, width, url: w.get("picture"), label: "Image with anchors", shown: 440, sharp: Math.max(height, width) <= 512 });
-  const under = s.layer(), grid = () => [Math.ceil(height / w.get("stride")), Math.ceil(width / w.get("stride"))];
-  const point = pointCell(w, s, "cell", "Cell, row and column", () => grid()[0], () => grid()[1]);
+  const w = frame(
+    { model, el },
+    "Anchor explorer: the anchors of one level and the box they might learn",
+    "Point at the picture to see the anchors of a cell; drag the box. Tab reaches both: arrows choose " +
+      "a cell or move the box, Shift + arrows change its size.",
+  );
+  const [height, width] = w.get("size"),
+    levels = w.get("levels");
+  const s = picture(w, {
+    height,
+    width,
+    url: w.get("picture"),
+    label: "Image with anchors",
+    shown: 440,
+    sharp: Math.max(height, width) <= 512,
+  });
+  const under = s.layer(),
+    grid = () => [Math.ceil(height / w.get("stride")), Math.ceil(width / w.get("stride"))];
+  const point = pointCell(
+    w,
+    s,
+    "cell",
+    "Cell, row and column",
+    () => grid()[0],
+    () => grid()[1],
+  );
   const move = dragBox(w, s, "box", "object", SKY, { step: Math.max(1, Math.round(Math.max(height, width) / 200)) });
   const over = s.layer({ "pointer-events": "none" });
-  choice(w, "level", "Level", levels.map(([stride, size], i) => [i, `P${Math.log2(stride)}: stride ${stride}, scale ${size}`]), (i) => {
-    model.set("stride", levels[i][0]);
-    model.set("scale", levels[i][1]);
-  });
+  choice(
+    w,
+    "level",
+    "Level",
+    levels.map(([stride, size], i) => [i, `P${Math.log2(stride)}: stride ${stride}, scale ${size}`]),
+    (i) => {
+      model.set("stride", levels[i][0]);
+      model.set("scale", levels[i][1]);
+    },
+  );
   const strides = [...new Set([...levels.map(([stride]) => stride), 4, 8, 16, 32, 64])].sort((a, b) => a - b);
-  choice(w, "stride", "Stride", strides.map((stride) => [stride, `${stride} pixels`]));
-  slider(w, "scale", "Scale", { min: 8, max: Math.max(128, 2 * Math.max(...levels.map(([, size]) => size))), step: 4, format: (v) => `${v} px` });
-  const line = make("div", { class: "mrw-line", role: "group", "aria-label": "Ratios, height to width" }, "Ratios (height / width)");
+  choice(
+    w,
+    "stride",
+    "Stride",
+    strides.map((stride) => [stride, `${stride} pixels`]),
+  );
+  slider(w, "scale", "Scale", {
+    min: 8,
+    max: Math.max(128, 2 * Math.max(...levels.map(([, size]) => size))),
+    step: 4,
+    format: (v) => `${v} px`,
+  });
+  const line = make(
+    "div",
+    { class: "mrw-line", role: "group", "aria-label": "Ratios, height to width" },
+    "Ratios (height / width)",
+  );
   const ratioBoxes = w.get("offered_ratios").map((ratio) => {
     const input = make("input", { type: "checkbox", "aria-label": `Ratio ${ratio}`, "data-name": `ratio-${ratio}` });
-    input.addEventListener("change", () => w.set("ratios", w.get("offered_ratios").filter((r) => (r === ratio ? input.checked : w.get("ratios").includes(r)))));
+    input.addEventListener("change", () =>
+      w.set(
+        "ratios",
+        w.get("offered_ratios").filter((r) => (r === ratio ? input.checked : w.get("ratios").includes(r))),
+      ),
+    );
     line.append(make("label", { class: "mrw-toggle" }, input, String(ratio)));
     return [ratio, input];
   });
   w.controls.append(line);
   return w.keep(() => {
-    const stride = w.get("stride"), scale = w.get("scale"), ratios = w.get("ratios"), box = w.get("box");
-    const [rows, columns] = grid(), [high, low] = w.get("thresholds");
+    const stride = w.get("stride"),
+      scale = w.get("scale"),
+      ratios = w.get("ratios"),
+      box = w.get("box");
+    const [rows, columns] = grid(),
+      [high, low] = w.get("thresholds");
     ratioBoxes.forEach(([ratio, input]) => (input.checked = ratios.includes(ratio)));
     const [row, column] = [Math.min(w.get("cell")[0], rows - 1), Math.min(w.get("cell")[1], columns - 1)];
     // Only cells whose anchors can reach the box are looked at: all others have IoU 0.
-    const reach = scale * Math.max(...ratios.map((r) => Math.max(Math.sqrt(r), 1 / Math.sqrt(r))), 1) / 2;
-    const near = [], between = (a, b, count) => [clamp(Math.floor((a - reach) / stride), 0, count), clamp(Math.ceil((b + reach) / stride) + 1, 0, count)];
-    const [top, bottom] = between(box[0], box[2], rows), [left, right] = between(box[1], box[3], columns);
-    for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) near.push(...cellAnchors(y, x, stride, scale, ratios));
-    const overlap = near.map((anchor) => iou(box, anchor)), best = overlap.reduce((a, b) => Math.max(a, b), 0);
-    const labels = matchLabels(overlap, overlap.map((v) => v === best && v > 0), high, low, true);
+    const reach = (scale * Math.max(...ratios.map((r) => Math.max(Math.sqrt(r), 1 / Math.sqrt(r))), 1)) / 2;
+    const near = [],
+      between = (a, b, count) => [
+        clamp(Math.floor((a - reach) / stride), 0, count),
+        clamp(Math.ceil((b + reach) / stride) + 1, 0, count),
+      ];
+    const [top, bottom] = between(box[0], box[2], rows),
+      [left, right] = between(box[1], box[3], columns);
+    for (let y = top; y < bottom; y++)
+      for (let x = left; x < right; x++) near.push(...cellAnchors(y, x, stride, scale, ratios));
+    const overlap = near.map((anchor) => iou(box, anchor)),
+      best = overlap.reduce((a, b) => Math.max(a, b), 0);
+    const labels = matchLabels(
+      overlap,
+      overlap.map((v) => v === best && v > 0),
+      high,
+      low,
+      true,
+    );
     const of = (kind) => near.filter((_, i) => labels[i] === kind);
     const dots = [];
-    if (rows * columns <= 6000) for (let y = 0; y < rows; y++) for (let x = 0; x < columns; x++) dots.push([y * stride, x * stride]);
+    if (rows * columns <= 6000)
+      for (let y = 0; y < rows; y++) for (let x = 0; x < columns; x++) dots.push([y * stride, x * stride]);
     under.replaceChildren();
     drawDots(under, s, dots, "#fff", rows * columns > 1500 ? 1 : 2);
     drawBoxes(under, s, of(-1).slice(0, 400), ORANGE, { width: 1, rim: 0, opacity: 0.7 });
@@ -167,14 +240,26 @@ function render({ model, el }) {
     drawDots(over, s, [[row * stride, column * stride]], YELLOW, 6);
     point();
     move();
-    const total = rows * columns * ratios.length, positive = of(1).length, neutral = of(-1).length;
+    const total = rows * columns * ratios.length,
+      positive = of(1).length,
+      neutral = of(-1).length;
     w.numbers({
-      "Anchors": `${total}   (${rows} x ${columns} cells x ${ratios.length})`, "Best IoU": fixed(best, 3), "Positive": positive,
-      "Neutral": neutral, "Negative": total - positive - neutral,
-      "This cell": own.length ? own.map((anchor, i) => `${ratios[i]}: IoU ${fixed(iou(box, anchor), 2)}`).join(", ") : "no ratio chosen",
+      Anchors: `${total}   (${rows} x ${columns} cells x ${ratios.length})`,
+      "Best IoU": fixed(best, 3),
+      Positive: positive,
+      Neutral: neutral,
+      Negative: total - positive - neutral,
+      "This cell": own.length
+        ? own.map((anchor, i) => `${ratios[i]}: IoU ${fixed(iou(box, anchor), 2)}`).join(", ")
+        : "no ratio chosen",
     });
-    w.say(best === 0 ? "No anchor touches the object." : best < high
-      ? `No anchor reaches IoU ${high}; the best is positive all the same, so that no object goes unlearnt.` : "");
+    w.say(
+      best === 0
+        ? "No anchor touches the object."
+        : best < high
+          ? `No anchor reaches IoU ${high}; the best is positive all the same, so that no object goes unlearnt.`
+          : "",
+    );
   });
 }
 """

@@ -24,6 +24,7 @@ from maskrcnn_edu.shipped import files
 ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = COLOURS[:7]
 _HERE = Path(__file__).parent
 SUMS = (_HERE / "sums.js").read_text(encoding="utf-8")
+FRAME = (_HERE / "frame.js").read_text(encoding="utf-8")
 DRAW = (_HERE / "draw.js").read_text(encoding="utf-8")
 _PALETTE = f"""const COLOURS = {json.dumps(COLOURS)};
 const [ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK] = COLOURS;
@@ -39,7 +40,7 @@ class Widget(anywidget.AnyWidget):
 
     def __init_subclass__(cls, **kwargs):
         if "javascript" in cls.__dict__:  # not in the class that traitlets makes of each instance
-            cls._esm = f"{_PALETTE}{SUMS}{DRAW}{cls.javascript}\nexport default {{ render }};\n"
+            cls._esm = f"{_PALETTE}{SUMS}{FRAME}{DRAW}{cls.javascript}\nexport default {{ render }};\n"
         super().__init_subclass__(**kwargs)
 
     def figure(self) -> Figure:
@@ -67,6 +68,12 @@ def panels(count=1, width=8.0, height=4.0, ratios=None):
     return figure, figure.subplots(1, count, width_ratios=ratios)
 
 
+def draw_boxes(axes, boxes, colour, width):
+    """Boxes (N, 4) in one colour on matplotlib's Axes."""
+    for y1, x1, y2, x2 in boxes:
+        axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=width)
+
+
 def picture_url(image, budget=PICTURE_BYTES) -> str:
     """An image (H, W, 3) uint8 as the data URL of a PNG, or where that passes the budget in bytes, of a JPEG."""
     picture = Image.fromarray(np.ascontiguousarray(image))
@@ -91,7 +98,7 @@ def photograph(image):
 
 
 def network_input(image, boxes, config):
-    """An image as a network of `config` sees it, resized and padded, (h, w, 3) uint8, and boxes (N, 4) moved with it."""
+    """An image as a network of `config` sees it, (h, w, 3) uint8, and boxes (N, 4) moved with it."""
     given = photograph(image)
     batch = to_batch([given], padded_size(given, config), 1, config)
     window = batch["window"][0]
@@ -122,13 +129,21 @@ def checked_boxes(boxes, name="boxes", count=None):
     boxes = _numbers(boxes, name)
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or (count is not None and len(boxes) != count):
-        raise InputError(f"{name} has shape {boxes.shape}; give ({'N' if count is None else count}, 4): y1, x1, y2, x2.")
+        raise InputError(
+            f"{name} has shape {boxes.shape}; give ({'N' if count is None else count}, 4): y1, x1, y2, x2."
+        )
     if not np.isfinite(boxes).all():
         raise InputError(f"{name} holds NaN or infinity; leave those boxes out.")
     if (boxes[:, 2:] < boxes[:, :2]).any():
         wrong = int(np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(1))[0])
         raise InputError(f"{name}[{wrong}] is {boxes[wrong].tolist()}; give y1, x1, y2, x2 with y2 >= y1 and x2 >= x1.")
     return boxes
+
+
+def checked_box(box, name):
+    """One box as (4,) float32; or InputError."""
+    box = _numbers(box, name)
+    return checked_boxes(box.reshape(1, 4) if box.size == 4 else box, name, 1)[0]
 
 
 def checked_scores(scores, count, name="scores"):
@@ -145,7 +160,9 @@ def checked_classes(classes, count, name="classes"):
     """Classes as (N,) int32, one a box; or InputError."""
     classes = np.asarray(classes)
     if classes.shape != (count,) or (count and classes.dtype.kind not in "iu"):
-        raise InputError(f"{name} has shape {classes.shape} of {classes.dtype}; give one whole number for each of {count} boxes.")
+        raise InputError(
+            f"{name} has shape {classes.shape} of {classes.dtype}; give one whole number for each of {count} boxes."
+        )
     return classes.astype(np.int32)
 
 

@@ -33,7 +33,9 @@ class DetectionExplorer(Widget):
     size = traitlets.List(traitlets.Int()).tag(sync=True)
     picture = traitlets.Unicode().tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    candidates = traitlets.List(help="box, RoI, class, score and the likeliest classes of each, best first").tag(sync=True)
+    candidates = traitlets.List(help="box, RoI, class, score and the likeliest classes of each, best first").tag(
+        sync=True
+    )
     side = traitlets.Int(help="of a mask; 0 without a mask head").tag(sync=True)
     masks = traitlets.Bytes(help="probabilities, uint8 0..255, (n, side, side)").tag(sync=True)
     left_out = traitlets.Int(help="candidates of lower score that the state does not carry").tag(sync=True)
@@ -59,8 +61,11 @@ class DetectionExplorer(Widget):
         super().__init__(
             size=list(self._image.shape[:2]), picture=picture_url(self._image), names=list(model.class_names),
             candidates=[
-                {"box": box.tolist(), "roi": np.round(roi, 1).tolist(), "class": int(c), "score": float(score), "likely": _likely(p)}
-                for box, roi, c, score, p in zip(self._boxes, rois, self._classes, self._scores, probabilities, strict=True)
+                {"box": box, "roi": roi, "class": label, "score": score, "likely": _likely(of_class)}
+                for box, roi, label, score, of_class in zip(
+                    self._boxes.tolist(), rois.tolist(), self._classes.tolist(), self._scores.tolist(), probabilities,
+                    strict=True,
+                )
             ],
             side=0 if self._masks is None else self._masks.shape[1],
             masks=b"" if self._masks is None else self._masks.tobytes(), left_out=len(found.candidates) - count,
@@ -83,12 +88,15 @@ class DetectionExplorer(Widget):
         """What is shown, as `model.detect` would give it."""
         kept, masks = self.kept, None
         if self._masks is not None:
-            masks = paste(self._masks[kept] / np.float32(255), self._boxes[kept], *self.size, threshold=self.mask_threshold)
+            masks = paste(
+                self._masks[kept] / np.float32(255), self._boxes[kept], *self.size, threshold=self.mask_threshold
+            )
         return Detections(self._boxes[kept], self._classes[kept], self._scores[kept], masks)
 
     def summary(self):
-        told = ", ".join(f"{self.names[c]} {s:.2f}" for c, s in zip(self._classes[self.kept], self._scores[self.kept]))
-        return f"{len(self.kept)} of {len(self._boxes)} candidates{': ' * bool(told)}{told[:200]}"
+        found = self.detections
+        told = ", ".join(f"{self.names[c]} {s:.2f}" for c, s in zip(found.classes, found.scores, strict=True))
+        return f"{len(found)} of {len(self._boxes)} candidates{': ' * bool(told)}{told[:200]}"
 
     def figure(self):
         figure, axes = panels(height=5)
@@ -101,31 +109,73 @@ class DetectionExplorer(Widget):
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "Detection explorer: from candidates to instances",
-    "Point at an instance, or Tab to the picture and use arrows, to see its class probabilities, its RoI (white, dashed) and its mask. The sliders answer to arrow keys.");
-  const [height, width] = w.get("size"), names = w.get("names"), found = w.get("candidates"), side = w.get("side");
-  const bytes = numbersOf(w.get("masks"), Uint8Array), mask = (i) => Float32Array.from(bytes.subarray(i * side * side, (i + 1) * side * side), (v) => f32(v / 255));
-  const boxes = found.map((d) => d.box), scores = found.map((d) => d.score), groups = found.map((d) => d.class);
-  const s = picture(w, { height, width, url: w.get("picture"), label: "Detections on the image", shown: 440, sharp: Math.max(height, width) <= 512 });
+  const w = frame(
+    { model, el },
+    "Detection explorer: from candidates to instances",
+    "Point at an instance, or Tab to the picture and use arrows, to see its class probabilities, its " +
+      "RoI (white, dashed) and its mask. The sliders answer to arrow keys.",
+  );
+  const [height, width] = w.get("size"),
+    names = w.get("names"),
+    found = w.get("candidates"),
+    side = w.get("side");
+  const bytes = numbersOf(w.get("masks"), Uint8Array),
+    mask = (i) => Float32Array.from(bytes.subarray(i * side * side, (i + 1) * side * side), (v) => f32(v / 255));
+  const boxes = found.map((d) => d.box),
+    scores = found.map((d) => d.score),
+    groups = found.map((d) => d.class);
+  const s = picture(w, {
+    height,
+    width,
+    url: w.get("picture"),
+    label: "Detections on the image",
+    shown: 440,
+    sharp: Math.max(height, width) <= 512,
+  });
   // Masks are pasted at no more pixels than the screen shows.
-  const shrink = Math.min(1, 640 / Math.max(height, width)), rows = Math.max(1, Math.round(height * shrink)), columns = Math.max(1, Math.round(width * shrink));
-  const fill = s.layer().appendChild(make("image", { width: width * s.k, height: height * s.k, preserveAspectRatio: "none", class: "mrw-sharp" }));
+  const shrink = Math.min(1, 640 / Math.max(height, width)),
+    rows = Math.max(1, Math.round(height * shrink)),
+    columns = Math.max(1, Math.round(width * shrink));
+  const fill = s
+    .layer()
+    .appendChild(
+      make("image", { width: width * s.k, height: height * s.k, preserveAspectRatio: "none", class: "mrw-sharp" }),
+    );
   const layer = s.layer({ "pointer-events": "none" });
-  const g = s.layer({ tabindex: 0, role: "application", "aria-roledescription": "instance to choose", class: "mrw-drag", "data-name": "chosen", style: "cursor:default" });
+  const g = s.layer({
+    tabindex: 0,
+    role: "application",
+    "aria-roledescription": "instance to choose",
+    class: "mrw-drag",
+    "data-name": "chosen",
+    style: "cursor:default",
+  });
   const hit = make("rect", { width: width * s.k, height: height * s.k, fill: "transparent" });
-  g.append(make("rect", { x: 3, y: 3, width: width * s.k - 6, height: height * s.k - 6, class: "mrw-focus" }), hit);
+  g.append(make("rect", { x: 3, y: 3, width: width * s.k - 6, height: height * s.k - 6, class: "mrw-ring" }), hit);
   slider(w, "score_threshold", "Score from", { min: w.get("least_score"), max: 1, step: 0.01 });
   slider(w, "nms_threshold", "NMS: IoU threshold", { min: 0.05, max: 1, step: 0.05 });
   if (side) slider(w, "mask_threshold", "Mask threshold", { min: 0.05, max: 0.95, step: 0.05 });
-  const detail = w.side.insertBefore(make("div", { class: "mrw-detail" }), w.note), bars = make("div", { class: "mrw-bars" });
+  const detail = w.side.insertBefore(make("div", { class: "mrw-detail" }), w.note),
+    bars = make("div", { class: "mrw-bars" });
   const held = make("div", { class: "mrw-pictures" });
-  const small = side ? picture(w, { height: side, width: side, label: "The mask head's answer", shown: 130, parent: held, title: `${side} x ${side} mask` }) : null;
+  const small = side
+    ? picture(w, {
+        height: side,
+        width: side,
+        label: "The mask head's answer",
+        shown: 130,
+        parent: held,
+        title: `${side} x ${side} mask`,
+      })
+    : null;
   detail.append(bars, held);
   let kept = [];
   const colour = (rank) => COLOURS[rank % COLOURS.length];
   hit.addEventListener("pointermove", (event) => {
-    const [y, x] = s.at(event), size = (rank) => area(boxes[kept[rank]]);
-    const inside = kept.keys().filter ? [...kept.keys()].filter((rank) => { const b = boxes[kept[rank]]; return y >= b[0] && y < b[2] && x >= b[1] && x < b[3]; }) : [];
+    const [y, x] = s.at(event),
+      size = (rank) => area(boxes[kept[rank]]);
+    const holds = ([y1, x1, y2, x2]) => y >= y1 && y < y2 && x >= x1 && x < x2;
+    const inside = [...kept.keys()].filter((rank) => holds(boxes[kept[rank]]));
     if (!inside.length) return;
     const rank = inside.reduce((a, b) => (size(b) < size(a) ? b : a));
     if (rank !== w.get("chosen")) w.set("chosen", rank);
@@ -137,34 +187,85 @@ function render({ model, el }) {
     w.set("chosen", (Math.min(w.get("chosen"), kept.length - 1) + way + kept.length) % kept.length);
   });
   return w.keep(() => {
-    const least = f32(w.get("score_threshold")), cut = f32(w.get("mask_threshold"));
+    const least = f32(w.get("score_threshold")),
+      cut = f32(w.get("mask_threshold"));
     const able = scores.filter((score) => score >= least).length; // best first
     const by = suppressors(boxes.slice(0, able), scores.slice(0, able), w.get("nms_threshold"), groups, w.get("most"));
     kept = by.flatMap((j, i) => (j === -1 ? [i] : []));
     const paint = new Int16Array(rows * columns).fill(-1);
-    if (side) for (let rank = kept.length - 1; rank >= 0; rank--) {
-      const box = boxes[kept[rank]], p = pasteWindow(mask(kept[rank]), side, [box[0] * rows / height, box[1] * columns / width, box[2] * rows / height, box[3] * columns / width], rows, columns);
-      for (let y = 0; y < p.height; y++) for (let x = 0; x < p.width; x++) if (p.values[y * p.width + x] >= cut) paint[(p.top + y) * columns + p.left + x] = rank;
-    }
+    if (side)
+      for (let rank = kept.length - 1; rank >= 0; rank--) {
+        const box = boxes[kept[rank]],
+          p = pasteWindow(
+            mask(kept[rank]),
+            side,
+            [
+              (box[0] * rows) / height,
+              (box[1] * columns) / width,
+              (box[2] * rows) / height,
+              (box[3] * columns) / width,
+            ],
+            rows,
+            columns,
+          );
+        for (let y = 0; y < p.height; y++)
+          for (let x = 0; x < p.width; x++)
+            if (p.values[y * p.width + x] >= cut) paint[(p.top + y) * columns + p.left + x] = rank;
+      }
     const shades = kept.map((_, rank) => rgb(colour(rank)));
-    fill.setAttribute("href", pixels(rows, columns, (i) => (paint[i] < 0 ? [0, 0, 0, 0] : [...shades[paint[i]], 120])));
-    const rank = clamp(w.get("chosen"), 0, kept.length - 1), now = kept[rank];
+    fill.setAttribute(
+      "href",
+      pixels(rows, columns, (i) => (paint[i] < 0 ? [0, 0, 0, 0] : [...shades[paint[i]], 120])),
+    );
+    const rank = clamp(w.get("chosen"), 0, kept.length - 1),
+      now = kept[rank];
     layer.replaceChildren();
     kept.forEach((i, r) => drawBoxes(layer, s, [boxes[i]], colour(r), { width: r === rank ? 4 : 1.8 }));
     if (now !== undefined) drawBoxes(layer, s, [found[now].roi], "#fff", { width: 1.6, dash: "5 4" });
     const labelled = kept.length <= 20 ? kept.keys() : [rank];
-    for (const r of labelled) if (kept[r] !== undefined) drawText(layer, s, boxes[kept[r]][0] + 13 / s.k, boxes[kept[r]][1] + 4 / s.k, `${names[groups[kept[r]]]} ${fixed(scores[kept[r]], 2)}`, { size: 11 });
-    w.numbers({ "Candidates": `${found.length}, of which ${able} reach the score`, "Detections": kept.length, "Suppressed by NMS": by.filter((j) => j >= 0).length });
+    for (const r of labelled)
+      if (kept[r] !== undefined)
+        drawText(
+          layer,
+          s,
+          boxes[kept[r]][0] + 13 / s.k,
+          boxes[kept[r]][1] + 4 / s.k,
+          `${names[groups[kept[r]]]} ${fixed(scores[kept[r]], 2)}`,
+          { size: 11 },
+        );
+    w.numbers({
+      Candidates: `${found.length}, of which ${able} reach the score`,
+      Detections: kept.length,
+      "Suppressed by NMS": by.filter((j) => j >= 0).length,
+    });
     bars.replaceChildren();
     detail.hidden = now === undefined;
     const left = w.get("left_out");
-    w.say(!found.length ? "The model finds nothing on this image." : !kept.length ? "Nothing reaches this score." : left ? `${left} weaker candidates are left out here.` : "");
-    if (now === undefined) return g.setAttribute("aria-label", "No detection.") ?? undefined;
-    const told = `Instance ${rank + 1} of ${kept.length}: ${names[groups[now]]}, score ${fixed(scores[now], 2)}`;
-    g.setAttribute("aria-label", `${told}, ${words(boxes[now])}. Arrow keys choose another.`);
-    w.numbers({ "Chosen": told });
-    for (const [c, p] of found[now].likely) bars.append(make("span", {}, names[c]),
-      make("div", { class: "mrw-bar", style: `width:${Math.max(1, 100 * p)}%${c === groups[now] ? "" : ";opacity:.45"}` }), make("span", {}, fixed(p, 2)));
+    w.say(
+      !found.length
+        ? "The model finds nothing on this image."
+        : !kept.length
+          ? "Nothing reaches this score."
+          : left
+            ? `${left} weaker candidates are left out here.`
+            : "",
+    );
+    if (now === undefined) {
+      g.setAttribute("aria-label", "No detection.");
+      return;
+    }
+    const told = `${rank + 1} of ${kept.length}: ${names[groups[now]]}, ${fixed(scores[now], 2)}`;
+    g.setAttribute("aria-label", `Instance ${told}, ${words(boxes[now])}. Arrow keys choose another.`);
+    w.numbers({ Chosen: told });
+    for (const [c, p] of found[now].likely)
+      bars.append(
+        make("span", {}, names[c]),
+        make("div", {
+          class: "mrw-bar",
+          style: `width:${Math.max(1, 100 * p)}%${c === groups[now] ? "" : ";opacity:.45"}`,
+        }),
+        make("span", {}, fixed(p, 2)),
+      );
     if (small) {
       const own = mask(now);
       small.back(pixels(side, side, (i) => heat(own[i])));

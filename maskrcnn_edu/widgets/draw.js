@@ -1,128 +1,29 @@
-// What the widgets draw with: a frame with controls and numbers, pictures in SVG, boxes to drag. COLOURS come from
-// maskrcnn_edu.plots. The model of a widget holds its state; every change of it, from here or from Python, redraws.
-const SVG_TAGS = new Set(["svg", "g", "rect", "path", "circle", "text", "image", "line", "polyline", "defs", "pattern"]);
-
-function make(tag, attributes = {}, ...children) {
-  const node = SVG_TAGS.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  change(node, attributes).append(...children);
-  return node;
-}
-
-function change(node, attributes) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) node.removeAttribute(name);
-    else node.setAttribute(name, value);
-  }
-  return node;
-}
-
-// The widget's outer frame. `draw` runs now and, at most once a screen refresh, after every change of state.
-function frame({ model, el }, title, help) {
-  const pictures = make("div", { class: "mrw-pictures" });
-  const controls = make("div", { class: "mrw-controls" }), numbers = make("dl", { class: "mrw-numbers" });
-  const note = make("p", { class: "mrw-note", role: "status" });
-  const side = make("div", { class: "mrw-side" }, controls, numbers, note);
-  const root = make("div", { class: "mrw", role: "group", "aria-label": title, "data-lm-suppress-shortcuts": "true" },
-    make("div", { class: "mrw-row" }, pictures, side), make("p", { class: "mrw-help" }, help));
-  root.addEventListener("keydown", (event) => event.stopPropagation()); // JupyterLab would take the arrow keys
-  el.append(root);
-  const w = { root, pictures, side, controls, model, note, get: (name) => model.get(name) };
-  w.set = (name, value) => {
-    model.set(name, value);
-    model.save_changes();
-  };
-  // Numbers by name, read out when they change.
-  w.numbers = (values) => {
-    for (const [name, value] of Object.entries(values)) {
-      let cell = numbers.querySelector(`[data-name="${name}"]`);
-      if (!cell) {
-        cell = make("dd", { "data-name": name });
-        numbers.append(make("dt", {}, name), cell);
-      }
-      if (cell.textContent !== String(value)) cell.textContent = value;
-    }
-  };
-  w.say = (text) => {
-    if (note.textContent !== text) note.textContent = text;
-  };
-  w.keep = (draw) => {
-    let waiting = false;
-    const later = () => {
-      if (waiting) return;
-      waiting = true;
-      requestAnimationFrame(() => {
-        waiting = false;
-        draw();
-      });
-    };
-    model.on("change", later);
-    draw();
-    return () => model.off("change", later);
-  };
-  return w;
-}
-
-const fixed = (value, digits) => Number(value).toFixed(digits);
-
-function slider(w, name, label, { min, max, step, digits = 2, format = (value) => fixed(value, digits), disabled }) {
-  const input = make("input", { type: "range", min, max, step, "aria-label": label, "data-name": name, disabled });
-  const output = make("output", {});
-  const show = () => {
-    input.value = w.get(name);
-    output.textContent = format(w.get(name));
-    input.setAttribute("aria-valuetext", output.textContent);
-  };
-  input.addEventListener("input", () => w.set(name, Number(input.value)));
-  w.model.on(`change:${name}`, show);
-  w.controls.append(make("label", { class: "mrw-slider" }, make("span", {}, label), input, output));
-  show();
-  return input;
-}
-
-function toggle(w, name, label) {
-  const input = make("input", { type: "checkbox", "aria-label": label, "data-name": name });
-  const show = () => (input.checked = w.get(name));
-  input.addEventListener("change", () => w.set(name, input.checked));
-  w.model.on(`change:${name}`, show);
-  w.controls.append(make("label", { class: "mrw-toggle" }, input, make("span", {}, label)));
-  show();
-  return input;
-}
-
-// options: [value, words] pairs. `then` may set more of the state that goes with the choice.
-function choice(w, name, label, options, then = () => {}) {
-  const select = make("select", { "aria-label": label, "data-name": name });
-  options.forEach(([, words], i) => select.append(make("option", { value: i }, words)));
-  const show = () => (select.value = options.findIndex(([value]) => value === w.get(name)));
-  select.addEventListener("change", () => {
-    then(options[select.value][0]);
-    w.set(name, options[select.value][0]);
-  });
-  w.model.on(`change:${name}`, show);
-  w.controls.append(make("label", { class: "mrw-choice" }, make("span", {}, label), select));
-  show();
-  return select;
-}
-
-function button(parent, label, words, act) {
-  const node = make("button", { type: "button", "aria-label": label }, words);
-  node.addEventListener("click", act);
-  parent.append(node);
-  return node;
-}
-
+// Pictures in SVG, boxes to drag, cells to point at, charts. COLOURS come from maskrcnn_edu.plots.
 // A picture `height` x `width` of its own units, shown `shown` CSS pixels wide or high. Layers keep their order.
-function picture(w, { height, width, url = null, label, shown = 400, sharp = true, parent = w.pictures, title = null }) {
-  const k = Math.min(shown / width, shown / height), w_px = width * k, h_px = height * k;
+function picture(
+  w,
+  { height, width, url = null, label, shown = 400, sharp = true, parent = w.pictures, title = null },
+) {
+  const k = Math.min(shown / width, shown / height),
+    w_px = width * k,
+    h_px = height * k;
   const svg = make("svg", {
-    viewBox: `0 0 ${w_px} ${h_px}`, role: "group", "aria-label": label, class: "mrw-picture",
+    viewBox: `0 0 ${w_px} ${h_px}`,
+    role: "group",
+    "aria-label": label,
+    class: "mrw-picture",
     style: `width:${w_px}px`,
   });
   svg.append(make("rect", { width: w_px, height: h_px, class: "mrw-paper" }));
   const s = { svg, k, height, width };
   s.back = (source) => {
     if (!s.image) {
-      s.image = make("image", { width: w_px, height: h_px, preserveAspectRatio: "none", class: sharp ? "mrw-sharp" : null });
+      s.image = make("image", {
+        width: w_px,
+        height: h_px,
+        preserveAspectRatio: "none",
+        class: sharp ? "mrw-sharp" : null,
+      });
       svg.children[0].after(s.image);
     }
     s.image.setAttribute("href", source);
@@ -133,7 +34,8 @@ function picture(w, { height, width, url = null, label, shown = 400, sharp = tru
     const edge = svg.getBoundingClientRect();
     return [((event.clientY - edge.top) / edge.height) * height, ((event.clientX - edge.left) / edge.width) * width];
   };
-  s.outline = (boxes) => boxes.map(([y1, x1, y2, x2]) => `M${x1 * k} ${y1 * k}H${x2 * k}V${y2 * k}H${x1 * k}Z`).join("");
+  s.outline = (boxes) =>
+    boxes.map(([y1, x1, y2, x2]) => `M${x1 * k} ${y1 * k}H${x2 * k}V${y2 * k}H${x1 * k}Z`).join("");
   const figure = make("figure", { class: "mrw-figure" }, svg);
   if (title) figure.prepend(make("figcaption", {}, title));
   parent.append(figure);
@@ -144,22 +46,44 @@ function picture(w, { height, width, url = null, label, shown = 400, sharp = tru
 function drawBoxes(layer, s, boxes, colour, { width = 2, dash = null, rim = 0.55, opacity = 1 } = {}) {
   if (!boxes.length) return;
   const d = s.outline(boxes);
-  if (rim) layer.append(make("path", { d, fill: "none", stroke: "#000", "stroke-opacity": rim, "stroke-width": width + 1.6 }));
-  layer.append(make("path", { d, fill: "none", stroke: colour, "stroke-opacity": opacity, "stroke-width": width, "stroke-dasharray": dash }));
+  if (rim)
+    layer.append(make("path", { d, fill: "none", stroke: "#000", "stroke-opacity": rim, "stroke-width": width + 1.6 }));
+  layer.append(
+    make("path", {
+      d,
+      fill: "none",
+      stroke: colour,
+      "stroke-opacity": opacity,
+      "stroke-width": width,
+      "stroke-dasharray": dash,
+    }),
+  );
 }
 
 function drawText(layer, s, y, x, words, { colour = null, size = 12, anchor = "start" } = {}) {
   const wide = anchor === "start" ? 0.56 * size * words.length : 2; // about; so that it stays in the picture
-  layer.append(make("text", {
-    x: Math.max(Math.min(x * s.k, s.width * s.k - wide), 2), y: clamp(y * s.k, size, s.height * s.k - 3), "font-size": size,
-    "text-anchor": anchor, class: "mrw-text", style: colour ? `fill:${colour}` : null,
-  }, words));
+  layer.append(
+    make(
+      "text",
+      {
+        x: Math.max(Math.min(x * s.k, s.width * s.k - wide), 2),
+        y: clamp(y * s.k, size, s.height * s.k - 3),
+        "font-size": size,
+        "text-anchor": anchor,
+        class: "mrw-text",
+        style: colour ? `fill:${colour}` : null,
+      },
+      words,
+    ),
+  );
 }
 
 // A dot at each [y, x], all in one path.
 function drawDots(layer, s, places, colour, size = 3) {
   const d = places.map(([y, x]) => `M${x * s.k} ${y * s.k}h0`).join("");
-  layer.append(make("path", { d, stroke: "#000", "stroke-opacity": 0.6, "stroke-width": size + 2, "stroke-linecap": "round" }));
+  layer.append(
+    make("path", { d, stroke: "#000", "stroke-opacity": 0.6, "stroke-width": size + 2, "stroke-linecap": "round" }),
+  );
   layer.append(make("path", { d, stroke: colour, "stroke-width": size, "stroke-linecap": "round" }));
 }
 
@@ -168,42 +92,69 @@ const words = (box, digits = 0) =>
 
 // A box of the state that the mouse drags and the keys move; its corners, and Shift, change its size.
 function dragBox(w, s, name, label, colour, { step = 1, least = 1, digits = 0, tagged = true } = {}) {
-  const g = s.layer({ tabindex: 0, role: "application", "aria-roledescription": "box to drag", class: "mrw-drag", "data-name": name });
-  const focus = make("path", { class: "mrw-focus" }), rim = make("path", { class: "mrw-rim" });
+  const g = s.layer({
+    tabindex: 0,
+    role: "application",
+    "aria-roledescription": "box to drag",
+    class: "mrw-drag",
+    "data-name": name,
+  });
+  const focus = make("path", { class: "mrw-focus" }),
+    rim = make("path", { class: "mrw-rim" });
   const line = make("path", { fill: colour, "fill-opacity": 0.12, stroke: colour, "stroke-width": 2.5 });
   const tag = make("text", { class: "mrw-text", "font-size": 13, "font-weight": 600 }, tagged ? label : "");
-  const corners = [[0, 1], [0, 3], [2, 1], [2, 3]].map((own) => {
-    const node = make("rect", { width: 10, height: 10, fill: colour, class: "mrw-corner", style: `cursor:${own[0] + own[1] === 3 ? "nesw" : "nwse"}-resize` });
+  const corners = [
+    [0, 1],
+    [0, 3],
+    [2, 1],
+    [2, 3],
+  ].map((own) => {
+    const node = make("rect", {
+      width: 10,
+      height: 10,
+      fill: colour,
+      class: "mrw-corner",
+      style: `cursor:${own[0] + own[1] === 3 ? "nesw" : "nwse"}-resize`,
+    });
     return Object.assign(node, { own });
   });
   g.append(focus, rim, line, tag, ...corners);
   const limit = [s.height, s.width, s.height, s.width];
-  const put = (box) => w.set(name, box.map((value) => Number(value.toFixed(3))));
+  const put = (box) =>
+    w.set(
+      name,
+      box.map((value) => Number(value.toFixed(3))),
+    );
   const moved = (box, dy, dx) => {
-    const y = clamp(dy, -box[0], s.height - box[2]), x = clamp(dx, -box[1], s.width - box[3]);
+    const y = clamp(dy, -box[0], s.height - box[2]),
+      x = clamp(dx, -box[1], s.width - box[3]);
     return [box[0] + y, box[1] + x, box[2] + y, box[3] + x];
   };
   const resized = (box, own, dy, dx) => {
     const next = [...box];
     [dy, dx].forEach((d, axis) => {
-      const side = own[axis], [low, high] = side < 2 ? [0, box[side + 2] - least] : [box[side - 2] + least, limit[side]];
+      const side = own[axis],
+        [low, high] = side < 2 ? [0, box[side + 2] - least] : [box[side - 2] + least, limit[side]];
       next[side] = clamp(box[side] + d, Math.min(low, box[side]), Math.max(high, box[side]));
     });
     return next;
   };
-  const grab = (node, act) => node.addEventListener("pointerdown", (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-    g.focus({ preventScroll: true });
-    node.setPointerCapture(event.pointerId);
-    const start = s.at(event), box = w.get(name);
-    const move = (e) => {
-      const [y, x] = s.at(e), whole = (d) => Math.round(d / step) * step;
-      put(act(box, whole(y - start[0]), whole(x - start[1])));
-    };
-    node.addEventListener("pointermove", move);
-    node.addEventListener("lostpointercapture", () => node.removeEventListener("pointermove", move), { once: true });
-  });
+  const grab = (node, act) =>
+    node.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      g.focus({ preventScroll: true });
+      node.setPointerCapture(event.pointerId);
+      const start = s.at(event),
+        box = w.get(name);
+      const move = (e) => {
+        const [y, x] = s.at(e),
+          whole = (d) => Math.round(d / step) * step;
+        put(act(box, whole(y - start[0]), whole(x - start[1])));
+      };
+      node.addEventListener("pointermove", move);
+      node.addEventListener("lostpointercapture", () => node.removeEventListener("pointermove", move), { once: true });
+    });
   grab(line, moved);
   corners.forEach((node) => grab(node, (box, dy, dx) => resized(box, node.own, dy, dx)));
   g.addEventListener("keydown", (event) => {
@@ -214,27 +165,42 @@ function dragBox(w, s, name, label, colour, { step = 1, least = 1, digits = 0, t
     put(event.shiftKey ? resized(w.get(name), [2, 3], dy, dx) : moved(w.get(name), dy, dx));
   });
   return () => {
-    const box = w.get(name), d = s.outline([box]);
+    const box = w.get(name),
+      d = s.outline([box]);
     [focus, rim, line].forEach((node) => node.setAttribute("d", d));
-    g.setAttribute("aria-label", `${label}: ${words(box, digits)}. Arrow keys move it, Shift and arrows change its size.`);
+    g.setAttribute(
+      "aria-label",
+      `${label}: ${words(box, digits)}. Arrow keys move it, Shift and arrows change its size.`,
+    );
     corners.forEach((node) => change(node, { x: box[node.own[1]] * s.k - 5, y: box[node.own[0]] * s.k - 5 }));
-    change(tag, { x: clamp(box[1] * s.k + 6, 2, s.width * s.k - 20), y: clamp(box[0] * s.k + 15, 14, s.height * s.k - 3) });
+    change(tag, {
+      x: clamp(box[1] * s.k + 6, 2, s.width * s.k - 20),
+      y: clamp(box[0] * s.k + 15, 14, s.height * s.k - 3),
+    });
   };
 }
 
 // A cell of a grid that the mouse points at and the keys move: state [row, column].
 function pointCell(w, s, name, label, rows, columns, tell) {
-  const g = s.layer({ tabindex: 0, role: "application", "aria-roledescription": "cell to choose", class: "mrw-drag", "data-name": name });
+  const g = s.layer({
+    tabindex: 0,
+    role: "application",
+    "aria-roledescription": "cell to choose",
+    class: "mrw-drag",
+    "data-name": name,
+  });
   const hit = make("rect", { width: s.width * s.k, height: s.height * s.k, fill: "transparent" });
   const mark = make("rect", { class: "mrw-cell", fill: "none" });
   g.append(hit, mark);
   const size = () => [s.height / rows(), s.width / columns()];
   const put = (row, column) => {
-    const next = [clamp(row, 0, rows() - 1), clamp(column, 0, columns() - 1)], now = w.get(name);
+    const next = [clamp(row, 0, rows() - 1), clamp(column, 0, columns() - 1)],
+      now = w.get(name);
     if (next[0] !== now[0] || next[1] !== now[1]) w.set(name, next);
   };
   hit.addEventListener("pointermove", (event) => {
-    const [y, x] = s.at(event), [h, v] = size();
+    const [y, x] = s.at(event),
+      [h, v] = size();
     put(Math.floor(y / h), Math.floor(x / v));
   });
   g.addEventListener("keydown", (event) => {
@@ -244,22 +210,34 @@ function pointCell(w, s, name, label, rows, columns, tell) {
     put(w.get(name)[0] + way[0], w.get(name)[1] + way[1]);
   });
   return () => {
-    const [row, column] = w.get(name), [h, v] = size();
+    const [row, column] = w.get(name),
+      [h, v] = size();
     change(mark, { x: column * v * s.k, y: row * h * s.k, width: v * s.k, height: h * s.k });
-    g.setAttribute("aria-label", `${label} ${row}, ${column}. ${tell ? tell(row, column) : ""} Arrow keys choose another.`);
+    g.setAttribute(
+      "aria-label",
+      `${label} ${row}, ${column}. ${tell ? tell(row, column) : ""} Arrow keys choose another.`,
+    );
   };
 }
 
 // matplotlib's viridis at five places, between them linear.
-const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const VIRIDIS = [
+  [68, 1, 84],
+  [59, 82, 139],
+  [33, 145, 140],
+  [94, 201, 98],
+  [253, 231, 37],
+];
 function heat(value) {
-  const place = clamp(Number.isFinite(value) ? value : 0, 0, 1) * 4, below = Math.min(Math.floor(place), 3);
+  const place = clamp(Number.isFinite(value) ? value : 0, 0, 1) * 4,
+    below = Math.min(Math.floor(place), 3);
   return VIRIDIS[below].map((low, i) => Math.round(low + (place - below) * (VIRIDIS[below + 1][i] - low)));
 }
 
 // rows x columns pixels as a picture's URL; `colour(i)` gives [r, g, b] or [r, g, b, alpha] of pixel i, 0..255.
 function pixels(rows, columns, colour) {
-  const canvas = make("canvas", { width: columns, height: rows }), context = canvas.getContext("2d");
+  const canvas = make("canvas", { width: columns, height: rows }),
+    context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows);
   for (let i = 0; i < rows * columns; i++) {
     const [r, g, b, a = 255] = colour(i);
@@ -276,27 +254,38 @@ function numbersOf(view, Kind) {
   return new Kind(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 }
 
-const boxesOf = (flat) => Array.from({ length: flat.length / 4 }, (_, i) => Array.from(flat.subarray(4 * i, 4 * i + 4)));
+const boxesOf = (flat) =>
+  Array.from({ length: flat.length / 4 }, (_, i) => Array.from(flat.subarray(4 * i, 4 * i + 4)));
 
 // Axes of a line chart, with ticks: X and Y turn values into places. `log`: y in powers of ten.
 function chart(w, { label, x, y, xLabel, yLabel, log = false, width = 430, height = 300, svg = null, ticks = 5 }) {
-  const left = 46, bottom = 38, top = 10, right = 12;
+  const left = 46,
+    bottom = 38,
+    top = 10,
+    right = 18;
   const node = svg ?? w.pictures.appendChild(make("svg", { class: "mrw-picture", role: "img" }));
   change(node, { viewBox: `0 0 ${width} ${height}`, style: `width:${width}px`, "aria-label": label }).replaceChildren();
-  const scale = log ? Math.log10 : (v) => v, share = (v, [low, high]) => (v - low) / (high - low || 1);
+  const scale = log ? Math.log10 : (v) => v,
+    share = (v, [low, high]) => (v - low) / (high - low || 1);
   const X = (v) => left + share(v, x) * (width - left - right);
   const Y = (v) => height - bottom - share(scale(v), y.map(scale)) * (height - bottom - top);
   const words = (px, py, text, anchor = "middle", extra = {}) =>
-    node.append(make("text", { x: px, y: py, "font-size": 11, "text-anchor": anchor, class: "mrw-axis", ...extra }, text));
+    node.append(
+      make("text", { x: px, y: py, "font-size": 11, "text-anchor": anchor, class: "mrw-axis", ...extra }, text),
+    );
   const places = ([low, high], logarithmic) => {
     if (logarithmic) {
       const powers = [];
       for (let p = Math.ceil(Math.log10(low) - 1e-9); p <= Math.log10(high) + 1e-9; p++) powers.push(10 ** p);
       return powers.length > 1 ? powers : [low, high];
     }
-    const rough = (high - low) / ticks, power = 10 ** Math.floor(Math.log10(rough || 1));
+    const rough = (high - low) / ticks,
+      power = 10 ** Math.floor(Math.log10(rough || 1));
     const step = power * [1, 2, 5, 10].find((m) => m * power >= rough * 0.999);
-    return Array.from({ length: Math.floor(high / step + 1e-9) - Math.ceil(low / step - 1e-9) + 1 }, (_, i) => (Math.ceil(low / step - 1e-9) + i) * step);
+    return Array.from(
+      { length: Math.floor(high / step + 1e-9) - Math.ceil(low / step - 1e-9) + 1 },
+      (_, i) => (Math.ceil(low / step - 1e-9) + i) * step,
+    );
   };
   const short = (v) => (Math.abs(v) >= 0.001 || v === 0 ? String(Number(v.toPrecision(3))) : v.toExponential(0));
   for (const v of places(x, false)) {
@@ -309,8 +298,15 @@ function chart(w, { label, x, y, xLabel, yLabel, log = false, width = 430, heigh
   }
   words((left + width - right) / 2, height - 6, xLabel);
   words(0, 0, yLabel, "middle", { transform: `translate(12 ${(top + height - bottom) / 2}) rotate(-90)` });
-  const line = (points, colour, attributes = {}) => node.append(make("polyline", {
-    points: points.map(([px, py]) => `${X(px).toFixed(1)},${Y(py).toFixed(1)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2, ...attributes,
-  }));
+  const line = (points, colour, attributes = {}) =>
+    node.append(
+      make("polyline", {
+        points: points.map(([px, py]) => `${X(px).toFixed(1)},${Y(py).toFixed(1)}`).join(" "),
+        fill: "none",
+        stroke: colour,
+        "stroke-width": 2,
+        ...attributes,
+      }),
+    );
   return { svg: node, X, Y, line, words, inside: { left, right: width - right, top, bottom: height - bottom }, width };
 }

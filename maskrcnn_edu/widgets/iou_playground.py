@@ -30,7 +30,7 @@ class IoUPlayground(Widget):
             boxes = np.float32([[0.2, 0.15, 0.7, 0.6], [0.35, 0.35, 0.85, 0.85]]) * [height, width, height, width]
         boxes = checked_boxes(boxes, count=2)
         if image is None:
-            height, width = (max(side, int(np.ceil(end * 1.1))) for side, end in zip((height, width), boxes[:, 2:].max(0)))
+            height, width = np.maximum([height, width], np.ceil(1.1 * boxes[:, 2:].max(0)))
         self._image = image
         super().__init__(
             box_a=boxes[0].tolist(), box_b=boxes[1].tolist(), size=[int(height), int(width)],
@@ -75,30 +75,43 @@ class IoUPlayground(Widget):
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "IoU playground: two boxes and their overlap",
-    "Drag a box or its corners, or press Tab to reach it: arrows move it, Shift + arrows change its size, Ctrl or Alt makes steps of ten.");
+  const w = frame(
+    { model, el },
+    "IoU playground: two boxes and their overlap",
+    "Drag a box or its corners, or press Tab to reach it: arrows move it, Shift + arrows change its " +
+      "size, Ctrl or Alt makes steps of ten.",
+  );
   const [height, width] = w.get("size");
   const s = picture(w, { height, width, url: w.get("picture"), label: "Two boxes", shown: 440 });
-  const hull = s.layer(), shared = s.layer();
+  const hull = s.layer(),
+    shared = s.layer();
   const step = Math.max(1, Math.round(Math.max(height, width) / 200));
   const moves = [dragBox(w, s, "box_a", "A", SKY, { step }), dragBox(w, s, "box_b", "B", ORANGE, { step })];
   return w.keep(() => {
     const [a, b] = [w.get("box_a"), w.get("box_b")];
     moves.forEach((move) => move());
-    hull.replaceChildren(make("path", {
-      d: s.outline([[0, 1].map((i) => Math.min(a[i], b[i])).concat([2, 3].map((i) => Math.max(a[i], b[i])))]),
-      fill: "none", stroke: "var(--ink)", "stroke-dasharray": "3 4", "stroke-opacity": 0.7,
-    }));
+    hull.replaceChildren(
+      make("path", {
+        d: s.outline([[0, 1].map((i) => Math.min(a[i], b[i])).concat([2, 3].map((i) => Math.max(a[i], b[i])))]),
+        fill: "none",
+        stroke: "var(--ink)",
+        "stroke-dasharray": "3 4",
+        "stroke-opacity": 0.7,
+      }),
+    );
     const both = [0, 1].map((i) => Math.max(a[i], b[i])).concat([2, 3].map((i) => Math.min(a[i], b[i])));
     const meet = intersection(a, b) > 0;
     shared.replaceChildren(make("path", { d: meet ? s.outline([both]) : "", fill: GREEN, "fill-opacity": 0.65 }));
     const [dy, dx, dh, dw] = encode(b, a);
     w.numbers({
-      "Intersection": fixed(intersection(a, b), 1), "Union": fixed(union(a, b), 1),
-      "IoU": fixed(iou(a, b), 3), "GIoU": fixed(giou(a, b), 3),
-      "dy": `${fixed(dy, 3)}   (B's centre lower by this share of A's height)`,
-      "dx": `${fixed(dx, 3)}   (further right by this share of A's width)`,
-      "dh": `${fixed(dh, 3)}   (log of the heights' ratio)`, "dw": `${fixed(dw, 3)}   (log of the widths' ratio)`,
+      Intersection: fixed(intersection(a, b), 1),
+      Union: fixed(union(a, b), 1),
+      IoU: fixed(iou(a, b), 3),
+      GIoU: fixed(giou(a, b), 3),
+      dy: `${fixed(dy, 3)}   (B's centre lower by this share of A's height)`,
+      dx: `${fixed(dx, 3)}   (further right by this share of A's width)`,
+      dh: `${fixed(dh, 3)}   (log of the heights' ratio)`,
+      dw: `${fixed(dw, 3)}   (log of the widths' ratio)`,
     });
   });
 }

@@ -7,7 +7,18 @@ from maskrcnn_edu.datasets.transforms import crop_masks
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.masks import paste
 from maskrcnn_edu.plots import picture
-from maskrcnn_edu.widgets.base import GREEN, SKY, Widget, checked_boxes, fraction, panels, photograph, picture_url, toy
+from maskrcnn_edu.widgets.base import (
+    GREEN,
+    SKY,
+    Widget,
+    checked_box,
+    draw_boxes,
+    fraction,
+    panels,
+    photograph,
+    picture_url,
+    toy,
+)
 
 MARGIN = 0.25  # of the box's sides that is shown around it
 LONGEST_SHOWN = 1000  # pixels: what is pasted at every key press
@@ -17,7 +28,8 @@ class MaskExplorer(Widget):
     """A mask of 28 x 28 probabilities pasted into its box: the threshold, the box and the half-pixel shift to move.
 
     Args:
-        mask: (m, m) probabilities, m at most 112; without it, an object of a drawn picture, as the mask head would see it.
+        mask: (m, m) probabilities, m at most 112; without it, an object of a drawn picture, seen as the mask head
+            would.
         box: (4,) y1, x1, y2, x2 in pixels of the image, of at most 1000 a side with the margin that is shown.
         image: (H, W, 3), the whole image.
         truth: (H, W) bool, the true mask, if it is known: its IoU with the pasted one is shown.
@@ -28,7 +40,9 @@ class MaskExplorer(Widget):
     """
 
     picture = traitlets.Unicode().tag(sync=True)
-    window = traitlets.List(traitlets.Int(), help="y1, x1, y2, x2 of the part of the image that is shown").tag(sync=True)
+    window = traitlets.List(traitlets.Int(), help="y1, x1, y2, x2 of the part of the image that is shown").tag(
+        sync=True
+    )
     side = traitlets.Int().tag(sync=True)
     mask = traitlets.Bytes(help="float32, row by row").tag(sync=True)
     truth_runs = traitlets.List(traitlets.Int(), help="run lengths of the true mask in the window").tag(sync=True)
@@ -40,19 +54,20 @@ class MaskExplorer(Widget):
         if mask is None:
             if box is not None or image is not None or truth is not None:
                 raise InputError("MaskExplorer got a box or an image without a mask; give the mask as well.")
-            image, found = toy()
+            image, found = toy(size=512)  # a cell of the mask is several pixels
             box, truth = found.boxes[0], found.masks[0]
             mask = crop_masks(found.masks[:1], box[None], 28)[0] / 255
         if box is None or image is None:
             raise InputError("MaskExplorer got a mask without its box and image; give both.")
         self._image, self._mask = photograph(image), _checked_mask(mask)
-        box = checked_boxes(np.reshape(box, (-1, 4)), "box", 1)[0]
+        box = checked_box(box, "box")
         window = _window(box, self._image.shape[:2])
         y1, x1, y2, x2 = window
         self._truth = None if truth is None else _checked_truth(truth, self._image.shape[:2])
         super().__init__(
             picture=picture_url(self._image[y1:y2, x1:x2]), window=window, side=len(self._mask),
-            mask=self._mask.tobytes(), box=(box - [y1, x1, y1, x1]).tolist(), threshold=fraction(threshold, "threshold"),
+            mask=self._mask.tobytes(), box=(box - [y1, x1, y1, x1]).tolist(),
+            threshold=fraction(threshold, "threshold"),
             truth_runs=[] if truth is None else _runs(self._truth[y1:y2, x1:x2]),
         )  # fmt: skip
 
@@ -91,49 +106,82 @@ class MaskExplorer(Widget):
         filled, pasted = self._image[y1:y2, x1:x2].astype(np.float32), self.pasted[y1:y2, x1:x2]
         filled[pasted] += 0.5 * (np.float32([0, 158, 115]) - filled[pasted])
         picture(filled.astype(np.uint8), axes[1])
-        top, left, bottom, right = self.box
-        axes[1].plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=SKY, linewidth=2)
-        for mask, colour in ((pasted, GREEN), (self._truth[y1:y2, x1:x2] if self._truth is not None else None, "white")):
+        draw_boxes(axes[1], [self.box], SKY, 2)
+        for mask, colour in (
+            (pasted, GREEN),
+            (self._truth[y1:y2, x1:x2] if self._truth is not None else None, "white"),
+        ):
             if mask is not None and mask.any() and min(mask.shape) > 1:
-                axes[1].contour(np.arange(mask.shape[1]) + 0.5, np.arange(mask.shape[0]) + 0.5, mask, [0.5], colors=[colour])
+                axes[1].contour(
+                    np.arange(mask.shape[1]) + 0.5, np.arange(mask.shape[0]) + 0.5, mask, [0.5], colors=[colour]
+                )
         axes[1].set_title(self.summary(), fontsize=9)
         return figure
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "Mask explorer: from the mask head's grid to pixels",
-    "Drag the box or Tab to it: arrows move it by a quarter of a pixel, Shift + arrows change its size. Green: the pasted mask. White line: the true mask.");
-  const [y1, x1, y2, x2] = w.get("window"), height = y2 - y1, width = x2 - x1, side = w.get("side");
-  const mask = numbersOf(w.get("mask"), Float32Array), runs = w.get("truth_runs");
+  const w = frame(
+    { model, el },
+    "Mask explorer: from the mask head's grid to pixels",
+    "Drag the box or Tab to it: arrows move it by a quarter of a pixel, Shift + arrows change its " +
+      "size. Green: the pasted mask. White line: the true mask.",
+  );
+  const [y1, x1, y2, x2] = w.get("window"),
+    height = y2 - y1,
+    width = x2 - x1,
+    side = w.get("side");
+  const mask = numbersOf(w.get("mask"), Float32Array),
+    runs = w.get("truth_runs");
   const truth = runs.length ? new Uint8Array(height * width) : null;
   runs.reduce((start, length, i) => (i % 2 ? truth.fill(1, start, start + length) : 0, start + length), 0);
-  const s = picture(w, { height, width, url: w.get("picture"), label: "The mask pasted into its box", shown: 400, title: "On the image" });
-  const over = s.layer({ "pointer-events": "none" }), edge = s.layer({ "pointer-events": "none" });
-  const fill = make("image", { width: width * s.k, height: height * s.k, preserveAspectRatio: "none", class: "mrw-sharp" });
+  const s = picture(w, {
+    height,
+    width,
+    url: w.get("picture"),
+    label: "The mask pasted into its box",
+    shown: 400,
+    title: "On the image",
+  });
+  const over = s.layer({ "pointer-events": "none" }),
+    edge = s.layer({ "pointer-events": "none" });
+  const fill = make("image", {
+    width: width * s.k,
+    height: height * s.k,
+    preserveAspectRatio: "none",
+    class: "mrw-sharp",
+  });
   over.append(fill);
   const move = dragBox(w, s, "box", "box", SKY, { step: 0.25, least: 0.25, digits: 2 });
   const pair = w.side.insertBefore(make("div", { class: "mrw-pictures" }), w.controls);
   const grid = (name) => picture(w, { height: side, width: side, label: name, shown: 150, parent: pair, title: name });
-  const soft = grid(`${side} x ${side} probabilities`), hard = grid("... above the threshold");
+  const soft = grid(`${side} x ${side} probabilities`),
+    hard = grid("... above the threshold");
   soft.back(pixels(side, side, (i) => heat(mask[i])));
   slider(w, "threshold", "Mask threshold", { min: 0.01, max: 0.99, step: 0.01 });
   toggle(w, "half_pixel", "half-pixel shift (pixel i is looked up at i + .5)");
   if (truth) {
-    const outline = [], at = (y, x) => y >= 0 && x >= 0 && y < height && x < width && truth[y * width + x];
-    for (let y = 0; y <= height; y++) for (let x = 0; x <= width; x++) {
-      if (!!at(y, x) !== !!at(y - 1, x)) outline.push(`M${x * s.k} ${y * s.k}h${s.k}`);
-      if (!!at(y, x) !== !!at(y, x - 1)) outline.push(`M${x * s.k} ${y * s.k}v${s.k}`);
-    }
+    const outline = [],
+      at = (y, x) => y >= 0 && x >= 0 && y < height && x < width && truth[y * width + x];
+    for (let y = 0; y <= height; y++)
+      for (let x = 0; x <= width; x++) {
+        if (!!at(y, x) !== !!at(y - 1, x)) outline.push(`M${x * s.k} ${y * s.k}h${s.k}`);
+        if (!!at(y, x) !== !!at(y, x - 1)) outline.push(`M${x * s.k} ${y * s.k}v${s.k}`);
+      }
     const d = outline.join("");
-    edge.append(make("path", { d, stroke: "#000", "stroke-width": 3 }), make("path", { d, stroke: "#fff", "stroke-width": 1.5 }));
+    edge.append(
+      make("path", { d, stroke: "#000", "stroke-width": 3 }),
+      make("path", { d, stroke: "#fff", "stroke-width": 1.5 }),
+    );
   }
   return w.keep(() => {
-    const threshold = f32(w.get("threshold")), box = w.get("box");
+    const threshold = f32(w.get("threshold")),
+      box = w.get("box");
     const p = pasteWindow(mask, side, box, height, width, w.get("half_pixel"));
     const set = new Uint8Array(height * width);
-    for (let y = 0; y < p.height; y++) for (let x = 0; x < p.width; x++) {
-      if (p.values[y * p.width + x] >= threshold) set[(p.top + y) * width + p.left + x] = 1;
-    }
+    for (let y = 0; y < p.height; y++)
+      for (let x = 0; x < p.width; x++) {
+        if (p.values[y * p.width + x] >= threshold) set[(p.top + y) * width + p.left + x] = 1;
+      }
     let [count, both, either] = [0, 0, 0];
     set.forEach((value, i) => {
       count += value;
@@ -141,12 +189,24 @@ function render({ model, el }) {
       either += value || (truth && truth[i]) ? 1 : 0;
     });
     const [r, g, b] = rgb(GREEN);
-    fill.setAttribute("href", pixels(height, width, (i) => [r, g, b, set[i] ? 150 : 0]));
+    fill.setAttribute(
+      "href",
+      pixels(height, width, (i) => [r, g, b, set[i] ? 150 : 0]),
+    );
     hard.back(pixels(side, side, (i) => (mask[i] >= threshold ? [r, g, b] : [60, 60, 60])));
     move();
-    w.numbers({ "Pixels": count, ...(truth ? { "IoU with the true mask": fixed(both / Math.max(either, 1), 3) } : {}),
-      "Box": `${fixed(box[2] - box[0], 2)} x ${fixed(box[3] - box[1], 2)} pixels: a cell is ${fixed((box[2] - box[0]) / side, 2)} x ${fixed((box[3] - box[1]) / side, 2)}` });
-    w.say(w.get("half_pixel") ? "" : "Without the shift the mask lies about half a cell too far down and right, less half a pixel.");
+    w.numbers({
+      Pixels: count,
+      ...(truth ? { "IoU with the true mask": fixed(both / Math.max(either, 1), 3) } : {}),
+      Box:
+        `${fixed(box[2] - box[0], 2)} x ${fixed(box[3] - box[1], 2)} pixels: a cell is ` +
+        `${fixed((box[2] - box[0]) / side, 2)} x ${fixed((box[3] - box[1]) / side, 2)}`,
+    });
+    w.say(
+      w.get("half_pixel")
+        ? ""
+        : "Without the shift the mask lies about half a cell too far down and right, less half a pixel.",
+    );
   });
 }
 """
@@ -181,7 +241,12 @@ def _window(box, size):
 
 def _checked_mask(mask):
     mask = np.asarray(mask)
-    if mask.ndim != 2 or mask.shape[0] != mask.shape[1] or not 1 <= mask.shape[0] <= 112 or mask.dtype.kind not in "buif":
+    if (
+        mask.ndim != 2
+        or mask.shape[0] != mask.shape[1]
+        or not 1 <= mask.shape[0] <= 112
+        or mask.dtype.kind not in "buif"
+    ):
         raise InputError(f"mask has shape {mask.shape} of {mask.dtype}; give (m, m) probabilities, m from 1 to 112.")
     if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
         raise InputError("mask has values outside 0 to 1; give probabilities, such as 1 / (1 + exp(-logits)).")
@@ -191,7 +256,9 @@ def _checked_mask(mask):
 def _checked_truth(truth, size):
     truth = np.asarray(truth)
     if truth.shape != tuple(size):
-        raise InputError(f"truth has shape {truth.shape}, but the image is {size[0]} x {size[1]} pixels; give one of them.")
+        raise InputError(
+            f"truth has shape {truth.shape}, but the image is {size[0]} x {size[1]} pixels; give one of them."
+        )
     return truth > 0.5
 
 

@@ -10,7 +10,18 @@ from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.plots import picture
 from maskrcnn_edu.targets import IGNORED, NEGATIVE, POSITIVE, match
 from maskrcnn_edu.widgets.base import (
-    GREEN, ORANGE, SKY, Widget, checked_boxes, fraction, network_input, panels, photograph, picture_url, toy,
+    GREEN,
+    ORANGE,
+    SKY,
+    Widget,
+    checked_boxes,
+    draw_boxes,
+    fraction,
+    network_input,
+    panels,
+    photograph,
+    picture_url,
+    toy,
 )  # fmt: skip
 
 MOST_DRAWN = 3000  # anchors whose boxes travel with the state; the counts are of all
@@ -101,21 +112,34 @@ class MatchingExplorer(Widget):
         labels = self.labels
         neutral = self.anchors[labels == IGNORED]
         axes.plot(neutral[:, 1::2].mean(1), neutral[:, 0::2].mean(1), "o", color=ORANGE, markersize=3)
-        for y1, x1, y2, x2 in self.anchors[labels == POSITIVE][:400]:
-            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=GREEN, linewidth=1.8)
-        for y1, x1, y2, x2 in self.objects:
-            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=SKY, linewidth=3)
+        draw_boxes(axes, self.anchors[labels == POSITIVE][:400], GREEN, 1.8)
+        draw_boxes(axes, self.objects, SKY, 3)
         axes.set_title(f"Green: positive. Orange: neutral. Blue: objects.\n{self.summary()}", fontsize=10)
         return figure
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "Matching explorer: positive, negative and neutral anchors",
-    "The sliders answer to arrow keys. Blue: objects. Green: positive anchors. Dots: the centres of neutral (orange) and of negative ones (grey).");
-  const [height, width] = w.get("size"), objects = w.get("objects");
-  const anchors = boxesOf(numbersOf(w.get("drawn"), Float32Array)), best = numbersOf(w.get("best"), Float32Array);
-  const favourite = numbersOf(w.get("favourite"), Uint8Array), all = w.get("at_least"), ours = w.get("favourites_at_least");
-  const s = picture(w, { height, width, url: w.get("picture"), label: "Anchors and objects", shown: 440, sharp: Math.max(height, width) <= 512 });
+  const w = frame(
+    { model, el },
+    "Matching explorer: positive, negative and neutral anchors",
+    "The sliders answer to arrow keys. Blue: objects. Green: positive anchors. Dots: the centres of " +
+      "neutral (orange) and of negative ones (grey).",
+  );
+  const [height, width] = w.get("size"),
+    objects = w.get("objects");
+  const anchors = boxesOf(numbersOf(w.get("drawn"), Float32Array)),
+    best = numbersOf(w.get("best"), Float32Array);
+  const favourite = numbersOf(w.get("favourite"), Uint8Array),
+    all = w.get("at_least"),
+    ours = w.get("favourites_at_least");
+  const s = picture(w, {
+    height,
+    width,
+    url: w.get("picture"),
+    label: "Anchors and objects",
+    shown: 440,
+    sharp: Math.max(height, width) <= 512,
+  });
   const layer = s.layer();
   slider(w, "positive", "Positive from IoU", { min: 0, max: 1, step: 0.01 }).addEventListener("input", () => {
     if (w.get("negative") > w.get("positive")) w.set("negative", w.get("positive"));
@@ -126,21 +150,35 @@ function render({ model, el }) {
   toggle(w, "low_quality", "an object's best anchors are positive in any case");
   return w.keep(() => {
     const [high, low, rescue] = [w.get("positive"), w.get("negative"), w.get("low_quality")];
-    const labels = matchLabels(best, favourite, high, low, rescue), of = (kind) => anchors.filter((_, i) => labels[i] === kind);
+    const labels = matchLabels(best, favourite, high, low, rescue),
+      of = (kind) => anchors.filter((_, i) => labels[i] === kind);
     layer.replaceChildren();
     const centres = (kind) => of(kind).map(([y1, x1, y2, x2]) => [(y1 + y2) / 2, (x1 + x2) / 2]);
     drawDots(layer, s, centres(0), "#ddd", 1.5);
     drawDots(layer, s, centres(-1), ORANGE, 4.5);
     drawBoxes(layer, s, of(1).slice(0, 400), GREEN, { width: 1.8 });
     drawBoxes(layer, s, objects, SKY, { width: 3 });
-    const [h, l] = [high, low].map((v) => Math.round(v * 100)), total = all[0];
+    const [h, l] = [high, low].map((v) => Math.round(v * 100)),
+      total = all[0];
     const positive = all[h] + (rescue ? ours[0] - ours[h] : 0);
     const negative = total - all[l] - (rescue ? ours[0] - ours[l] : 0);
-    const reached = objects.filter((o) => anchors.some((a, i) => labels[i] === 1 && iou(o, a) > 0 && iou(o, a) >= Math.min(best[i], 1))).length;
-    w.numbers({ "Anchors": total, "Positive": positive, "Neutral": total - positive - negative, "Negative": negative,
-      "Objects with a positive anchor": `${reached} of ${objects.length}` });
-    w.say(!objects.length ? "There is no object, so every anchor is negative." : reached < objects.length
-      ? "An object without a positive anchor teaches the region proposal network nothing." : "");
+    const reached = objects.filter((o) =>
+      anchors.some((a, i) => labels[i] === 1 && iou(o, a) > 0 && iou(o, a) >= Math.min(best[i], 1)),
+    ).length;
+    w.numbers({
+      Anchors: total,
+      Positive: positive,
+      Neutral: total - positive - negative,
+      Negative: negative,
+      "Objects with a positive anchor": `${reached} of ${objects.length}`,
+    });
+    w.say(
+      !objects.length
+        ? "There is no object, so every anchor is negative."
+        : reached < objects.length
+          ? "An object without a positive anchor teaches the region proposal network nothing."
+          : "",
+    );
   });
 }
 """

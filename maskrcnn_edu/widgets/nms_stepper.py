@@ -7,7 +7,17 @@ from maskrcnn_edu import boxes as box_sums
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.plots import picture
 from maskrcnn_edu.widgets.base import (
-    GREEN, ORANGE, Widget, checked_boxes, checked_classes, checked_scores, fraction, panels, photograph, picture_url,
+    GREEN,
+    ORANGE,
+    Widget,
+    checked_boxes,
+    checked_classes,
+    checked_scores,
+    draw_boxes,
+    fraction,
+    panels,
+    photograph,
+    picture_url,
     toy,
 )  # fmt: skip
 
@@ -18,7 +28,8 @@ class NMSStepper(Widget):
     """Boxes with scores: who suppresses whom, from the best score down, and what another threshold changes.
 
     Args:
-        boxes: (N, 4) y1, x1, y2, x2, at most 500; scores: (N,). Without them, some around the objects of a drawn picture.
+        boxes: (N, 4) y1, x1, y2, x2, at most 500. Without them, some around the objects of a drawn picture.
+        scores: (N,).
         classes: (N,) whole numbers; boxes then suppress only boxes of their own class.
         image: (H, W, 3), drawn behind them.
         threshold: a box is suppressed by a better one that it overlaps by more.
@@ -94,23 +105,30 @@ class NMSStepper(Widget):
         figure, axes = panels(2, height=4.2)
         for ax, chosen, title in zip(axes, (None, self.keep), ("before", "after"), strict=True):
             picture(np.full((*self.size, 3), 236, np.uint8) if self._image is None else self._image, ax)
-            for i in self.order[::-1]:
-                y1, x1, y2, x2 = self.boxes[i]
-                if chosen is None or chosen[i]:
-                    ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=ORANGE if chosen is None else GREEN, linewidth=1.8)
-                    if len(self.boxes) <= 30:
-                        ax.text(x1, y1, f"{i}: {self.scores[i]:.2f}", fontsize=8, va="bottom", clip_on=True,
-                                bbox={"facecolor": "#fffb", "edgecolor": "none", "pad": 1})  # fmt: skip
+            drawn = [i for i in self.order[::-1] if chosen is None or chosen[i]]
+            draw_boxes(ax, [self.boxes[i] for i in drawn], ORANGE if chosen is None else GREEN, 1.8)
+            paper = {"facecolor": "#fffb", "edgecolor": "none", "pad": 1}
+            for i in drawn if len(self.boxes) <= 30 else ():
+                y, x = self.boxes[i][:2]
+                ax.text(x, y, f"{i}: {self.scores[i]:.2f}", fontsize=8, va="bottom", clip_on=True, bbox=paper)
             ax.set_title(f"{title}: {len(self.boxes) if chosen is None else int(chosen.sum())} boxes", fontsize=11)
         figure.suptitle(f"Non-maximum suppression, IoU threshold {self.threshold:.2f}", fontsize=11)
         return figure
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "Non-maximum suppression, step by step",
-    "Next takes the best box that is left. The sliders answer to arrow keys. Green: kept. Grey, dashed: suppressed. Orange: the box under decision. White: still waiting.");
-  const [height, width] = w.get("size"), boxes = w.get("boxes"), scores = w.get("scores");
-  const groups = w.get("classes").length ? w.get("classes") : null, order = byScore(scores), few = boxes.length <= 30;
+  const w = frame(
+    { model, el },
+    "Non-maximum suppression, step by step",
+    "Next takes the best box that is left. The sliders answer to arrow keys. Green: kept. Grey, dashed: " +
+      "suppressed. Orange: the box under decision. White: still waiting.",
+  );
+  const [height, width] = w.get("size"),
+    boxes = w.get("boxes"),
+    scores = w.get("scores");
+  const groups = w.get("classes").length ? w.get("classes") : null,
+    order = byScore(scores),
+    few = boxes.length <= 30;
   const s = picture(w, { height, width, url: w.get("picture"), label: "Boxes on the image", shown: 420 });
   const layer = s.layer();
   slider(w, "threshold", "IoU threshold", { min: 0, max: 1, step: 0.01 });
@@ -120,10 +138,16 @@ function render({ model, el }) {
   const next = button(line, "Next step", "Next", () => w.set("step", Math.min(boxes.length, w.get("step") + 1)));
   button(line, "Back to the start", "Start", () => w.set("step", 0));
   button(line, "Run to the end", "End", () => w.set("step", boxes.length));
-  const list = w.side.appendChild(make("ol", { class: "mrw-list", "aria-label": "Boxes, best score first", tabindex: 0 }));
+  const list = w.side.appendChild(
+    make("ol", { class: "mrw-list", "aria-label": "Boxes, best score first", tabindex: 0 }),
+  );
   return w.keep(() => {
-    const threshold = w.get("threshold"), step = w.get("step"), by = suppressors(boxes, scores, threshold, groups);
-    const decided = order.slice(0, step), now = decided.at(-1), done = decided.slice(0, -1);
+    const threshold = w.get("threshold"),
+      step = w.get("step"),
+      by = suppressors(boxes, scores, threshold, groups);
+    const decided = order.slice(0, step),
+      now = decided.at(-1),
+      done = decided.slice(0, -1);
     back.disabled = step === 0;
     next.disabled = step === boxes.length;
     layer.replaceChildren();
@@ -137,20 +161,44 @@ function render({ model, el }) {
       if (by[now] >= 0) {
         drawBoxes(layer, s, [boxes[by[now]]], GREEN, { width: 3.2 });
         const [a, b] = [centre(boxes[by[now]]), centre(boxes[now])].map(([y, x]) => `${x * s.k} ${y * s.k}`);
-        layer.append(make("path", { d: `M${a}L${b}`, stroke: "#000", "stroke-width": 4 }), make("path", { d: `M${a}L${b}`, stroke: ORANGE, "stroke-width": 2 }));
+        layer.append(
+          make("path", { d: `M${a}L${b}`, stroke: "#000", "stroke-width": 4 }),
+          make("path", { d: `M${a}L${b}`, stroke: ORANGE, "stroke-width": 2 }),
+        );
       }
     }
     const named = few ? boxes.keys() : [now, by[now]].filter((i) => i >= 0);
-    for (const i of named) drawText(layer, s, boxes[i][0] + 12 / s.k, boxes[i][1] + 3 / s.k, `${i}: ${fixed(scores[i], 2)}`, { size: 11 });
+    for (const i of named)
+      drawText(layer, s, boxes[i][0] + 12 / s.k, boxes[i][1] + 3 / s.k, `${i}: ${fixed(scores[i], 2)}`, { size: 11 });
     const kept = decided.filter((i) => by[i] < 0).length;
-    w.numbers({ "Kept": kept, "Suppressed": step - kept, "Waiting": boxes.length - step, "Kept at the end": by.filter((j) => j < 0).length });
+    w.numbers({
+      Kept: kept,
+      Suppressed: step - kept,
+      Waiting: boxes.length - step,
+      "Kept at the end": by.filter((j) => j < 0).length,
+    });
     const over = (i) => (by[i] < 0 ? "kept" : `suppressed by ${by[i]}, IoU ${fixed(iou(boxes[by[i]], boxes[i]), 2)}`);
     if (!boxes.length) w.say("There are no boxes.");
     else if (now === undefined) w.say("No box is decided yet. Press Next.");
-    else if (by[now] >= 0) w.say(`Box ${now} (${fixed(scores[now], 2)}) is suppressed by box ${by[now]}: IoU ${fixed(iou(boxes[by[now]], boxes[now]), 2)} is more than ${fixed(threshold, 2)}.`);
-    else w.say(`Box ${now} (${fixed(scores[now], 2)}) is kept: no kept box${groups ? " of its class" : ""} overlaps it by more than ${fixed(threshold, 2)}.`);
-    list.replaceChildren(...order.map((i, rank) => make("li", { class: i === now ? "mrw-now" : null },
-      `${fixed(scores[i], 2)}  box ${i}${groups ? ` (class ${groups[i]})` : ""}: ${rank < step ? over(i) : "waiting"}`)));
+    else if (by[now] >= 0)
+      w.say(
+        `Box ${now} (${fixed(scores[now], 2)}) is suppressed by box ${by[now]}: IoU ` +
+          `${fixed(iou(boxes[by[now]], boxes[now]), 2)} is more than ${fixed(threshold, 2)}.`,
+      );
+    else
+      w.say(
+        `Box ${now} (${fixed(scores[now], 2)}) is kept: no kept box${groups ? " of its class" : ""} overlaps ` +
+          `it by more than ${fixed(threshold, 2)}.`,
+      );
+    list.replaceChildren(
+      ...order.map((i, rank) =>
+        make(
+          "li",
+          { class: i === now ? "mrw-now" : null },
+          `${fixed(scores[i], 2)}  box ${i}${groups ? `, class ${groups[i]}` : ""}: ${rank < step ? over(i) : "waits"}`,
+        ),
+      ),
+    );
     const current = list.children[step - 1];
     if (current) list.scrollTop = current.offsetTop - list.offsetTop - 80;
   });

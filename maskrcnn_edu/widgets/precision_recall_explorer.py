@@ -11,8 +11,20 @@ from maskrcnn_edu.detections import Detections
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.plots import picture
 from maskrcnn_edu.widgets.base import (
-    BLUE, GREEN, ORANGE, RED, Widget, checked_boxes, checked_classes, checked_scores, fraction, panels,
-    photograph, picture_url, toy,
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    Widget,
+    checked_boxes,
+    checked_classes,
+    checked_scores,
+    draw_boxes,
+    fraction,
+    panels,
+    photograph,
+    picture_url,
+    toy,
 )  # fmt: skip
 
 MOST = 3000  # detections and objects together
@@ -46,16 +58,23 @@ class PrecisionRecallExplorer(Widget):
     chosen_class = traitlets.Int().tag(sync=True)
     image = traitlets.Int().tag(sync=True)
 
-    def __init__(self, detections=None, truth=None, images=None, class_names=None, iou_threshold=0.5, score_threshold=0.5):
+    def __init__(
+        self, detections=None, truth=None, images=None, class_names=None, iou_threshold=0.5, score_threshold=0.5
+    ):
         if detections is None and truth is None:
             images, detections, truth, class_names = _toy_results()
         if detections is None or truth is None or len(detections) != len(truth):
             told = [None if part is None else len(part) for part in (detections, truth)]
-            raise InputError(f"detections and truth are lists of {told[0]} and {told[1]} images; give one entry an image.")
+            raise InputError(
+                f"detections and truth are lists of {told[0]} and {told[1]} images; give one entry an image."
+            )
         self._found = _rows(detections, "detections")
         self._objects = _rows(truth, "truth")
         if len(self._found) + len(self._objects) > MOST:
-            raise InputError(f"{len(self._found)} detections and {len(self._objects)} objects are too many to follow; give fewer images ({MOST} in all).")  # fmt: skip
+            raise InputError(
+                f"detections has {len(self._found)} boxes and truth {len(self._objects)}, too many to follow; give "
+                f"fewer images, with {MOST} in all."
+            )
         if images is not None and len(images) != len(truth):
             raise InputError(f"images has {len(images)} entries and truth {len(truth)}; give one an image.")
         self._images = [photograph(image) for image in (images or [])[:MOST_PICTURES]]
@@ -127,7 +146,10 @@ class PrecisionRecallExplorer(Widget):
             return matches, ap
         with contextlib.redirect_stdout(io.StringIO()):
             truth, found = (COCO() for _ in range(2))
-            frame = {"images": [{"id": i} for i in range(len(self.sizes))], "categories": [{"id": i} for i in range(1, len(self.names))]}
+            frame = {
+                "images": [{"id": i} for i in range(len(self.sizes))],
+                "categories": [{"id": i} for i in range(1, len(self.names))],
+            }
             truth.dataset = {**frame, "annotations": _annotations(self._objects, crowd=True)}
             found.dataset = {**frame, "annotations": _annotations(self._found, crowd=False)}
             for part in (truth, found):
@@ -166,69 +188,159 @@ class PrecisionRecallExplorer(Widget):
             i = min(self.image, len(self._images) - 1)
             picture(self._images[i], axes[1])
             shown = (self._found[:, 0] == i) & (self._found[:, 2] >= np.float32(self.score_threshold))
-            for (y1, x1, y2, x2), match in zip(self._found[shown, 3:], matches[shown], strict=True):
-                colour = GREEN if match == 1 else RED
-                axes[1].plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=2)
+            draw_boxes(axes[1], self._found[shown & (matches != 1), 3:], RED, 2)
+            draw_boxes(axes[1], self._found[shown & (matches == 1), 3:], GREEN, 2)
         return figure
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "Precision and recall explorer",
-    "The sliders answer to arrow keys. Green: a hit. Red: a false alarm. Blue, dashed: a missed object. Grey: below the score threshold. The curve is of all detections; the orange dot is at the score threshold.");
+  const w = frame(
+    { model, el },
+    "Precision and recall explorer",
+    "The sliders answer to arrow keys. Green: a hit. Red: a false alarm. Blue, dashed: a missed object. " +
+      "Grey: below the score threshold. The curve is of all detections; the orange dot is at the score threshold.",
+  );
   const rows = (name) => {
     const flat = numbersOf(w.get(name), Float32Array);
     return Array.from({ length: flat.length / 7 }, (_, i) => Array.from(flat.subarray(7 * i, 7 * i + 7)));
   };
   const found = rows("found").map(([image, cls, score, ...box]) => ({ image, class: cls, score, box }));
   const objects = rows("objects").map(([image, cls, crowd, ...box]) => ({ image, class: cls, crowd: crowd > 0, box }));
-  const names = w.get("names"), sizes = w.get("sizes"), pictures = w.get("pictures");
+  const names = w.get("names"),
+    sizes = w.get("sizes"),
+    pictures = w.get("pictures");
   const plot = make("svg", { class: "mrw-picture", role: "img" });
   w.pictures.append(plot);
   slider(w, "iou_threshold", "IoU threshold", { min: 0.05, max: 0.95, step: 0.05 });
   slider(w, "score_threshold", "Score threshold", { min: 0, max: 1, step: 0.01 });
   choice(w, "chosen_class", "Class", [[0, "all classes"], ...names.slice(1).map((name, i) => [i + 1, name])]);
-  if (sizes.length > 1) slider(w, "image", "Image", { min: 0, max: sizes.length - 1, step: 1, format: (v) => `${v + 1} of ${sizes.length}` });
+  if (sizes.length > 1)
+    slider(w, "image", "Image", {
+      min: 0,
+      max: sizes.length - 1,
+      step: 1,
+      format: (v) => `${v + 1} of ${sizes.length}`,
+    });
   const view = w.side.insertBefore(make("div", { class: "mrw-pictures" }), w.note);
   return w.keep(() => {
     const [limit, least, chosen, image] = ["iou_threshold", "score_threshold", "chosen_class", "image"].map(w.get);
-    const matched = matchDetections(found, objects, limit), bar = f32(least);
+    const matched = matchDetections(found, objects, limit),
+      bar = f32(least);
     const counts = (d, i) => matched[i] < 0 || !objects[matched[i]].crowd;
     const curveOf = (cls) => {
       const own = found.map((d, i) => [d, i]).filter(([d, i]) => d.class === cls && counts(d, i));
-      return precisionRecall(own.map(([d]) => d.score), own.map(([, i]) => (matched[i] >= 0 ? 1 : 0)), objects.filter((o) => o.class === cls && !o.crowd).length);
+      return precisionRecall(
+        own.map(([d]) => d.score),
+        own.map(([, i]) => (matched[i] >= 0 ? 1 : 0)),
+        objects.filter((o) => o.class === cls && !o.crowd).length,
+      );
     };
     const all = (chosen ? [chosen] : names.map((_, i) => i).slice(1)).map(curveOf).filter((c) => c.ap >= 0);
     const ap = all.length ? sum(all.map((c) => c.ap)) / all.length : -1;
     const ours = (thing) => !chosen || thing.class === chosen;
     const kept = found.map((d, i) => i).filter((i) => ours(found[i]) && found[i].score >= bar && counts(found[i], i));
-    const hits = kept.filter((i) => matched[i] >= 0).length, total = objects.filter((o) => ours(o) && !o.crowd).length;
-    const precision = kept.length ? hits / kept.length : 1, recall = total ? hits / total : 0;
-    const axes = chart(w, { svg: plot, label: `Precision over recall, AP ${fixed(ap, 3)}`, x: [0, 1], y: [0, 1], xLabel: "recall", yLabel: "precision", width: 370, height: 330 });
+    const hits = kept.filter((i) => matched[i] >= 0).length,
+      total = objects.filter((o) => ours(o) && !o.crowd).length;
+    const precision = kept.length ? hits / kept.length : 1,
+      recall = total ? hits / total : 0;
+    const axes = chart(w, {
+      svg: plot,
+      label: `Precision over recall, AP ${fixed(ap, 3)}`,
+      x: [0, 1],
+      y: [0, 1],
+      xLabel: "recall",
+      yLabel: "precision",
+      width: 370,
+      height: 330,
+    });
     if (all.length) {
-      const mean = Array.from({ length: 101 }, (_, k) => [k / 100, sum(all.map((c) => c.interpolated[k])) / all.length]);
+      const mean = Array.from({ length: 101 }, (_, k) => [
+        k / 100,
+        sum(all.map((c) => c.interpolated[k])) / all.length,
+      ]);
       const area = [[0, 0], ...mean, [1, 0]].map(([x, y]) => `${axes.X(x)},${axes.Y(y)}`).join(" ");
       axes.svg.append(make("polyline", { points: area, fill: "var(--mark)", "fill-opacity": 0.15 }));
-      if (all.length === 1) axes.line(all[0].curve.map((p) => [p.recall, p.precision]), "var(--soft)", { "stroke-width": 1 });
+      if (all.length === 1)
+        axes.line(
+          all[0].curve.map((p) => [p.recall, p.precision]),
+          "var(--soft)",
+          { "stroke-width": 1 },
+        );
       axes.line(mean, "var(--mark)");
     }
-    axes.svg.append(make("circle", { cx: axes.X(recall), cy: axes.Y(precision), r: 6, fill: ORANGE, stroke: "#000", "stroke-opacity": 0.6 }));
-    w.numbers({ "AP": ap < 0 ? "no objects" : `${fixed(ap, 3)}   (area under the curve${all.length > 1 ? `, mean of ${all.length} classes` : ""})`,
-      "Precision": `${fixed(precision, 3)}   (${hits} of ${kept.length} detections are hits)`,
-      "Recall": `${fixed(recall, 3)}   (${hits} of ${total} objects are found)` });
+    axes.svg.append(
+      make("circle", {
+        cx: axes.X(recall),
+        cy: axes.Y(precision),
+        r: 6,
+        fill: ORANGE,
+        stroke: "#000",
+        "stroke-opacity": 0.6,
+      }),
+    );
+    w.numbers({
+      AP:
+        ap < 0
+          ? "no objects"
+          : `${fixed(ap, 3)}   (area under the curve${all.length > 1 ? `, mean of ${all.length} classes` : ""})`,
+      Precision: `${fixed(precision, 3)}   (${hits} of ${kept.length} detections are hits)`,
+      Recall: `${fixed(recall, 3)}   (${hits} of ${total} objects are found)`,
+    });
     if (!sizes.length) return;
     const [height, width] = sizes[image];
     view.replaceChildren();
-    const s = picture(w, { height, width, url: pictures[image], label: `Image ${image + 1}`, shown: 230, parent: view });
-    const layer = s.layer(), here = found.map((d, i) => i).filter((i) => found[i].image === image && ours(found[i]));
-    const at = (test) => here.filter(test).map((i) => found[i].box), on = (i) => found[i].score >= bar;
+    const s = picture(w, {
+      height,
+      width,
+      url: pictures[image],
+      label: `Image ${image + 1}`,
+      shown: 230,
+      parent: view,
+    });
+    const layer = s.layer(),
+      here = found.map((d, i) => i).filter((i) => found[i].image === image && ours(found[i]));
+    const at = (test) => here.filter(test).map((i) => found[i].box),
+      on = (i) => found[i].score >= bar;
     const taken = new Set(here.filter(on).map((i) => matched[i]));
-    drawBoxes(layer, s, at((i) => !on(i)), "#aaa", { width: 1, rim: 0.2 });
-    drawBoxes(layer, s, objects.filter((o, j) => o.image === image && ours(o) && !o.crowd && !taken.has(j)).map((o) => o.box), SKY, { dash: "5 4", width: 2.2 });
-    drawBoxes(layer, s, at((i) => on(i) && matched[i] < 0), RED);
-    drawBoxes(layer, s, at((i) => on(i) && matched[i] >= 0), GREEN);
+    drawBoxes(
+      layer,
+      s,
+      at((i) => !on(i)),
+      "#aaa",
+      { width: 1, rim: 0.2 },
+    );
+    drawBoxes(
+      layer,
+      s,
+      objects.filter((o, j) => o.image === image && ours(o) && !o.crowd && !taken.has(j)).map((o) => o.box),
+      SKY,
+      { dash: "5 4", width: 2.2 },
+    );
+    drawBoxes(
+      layer,
+      s,
+      at((i) => on(i) && matched[i] < 0),
+      RED,
+    );
+    drawBoxes(
+      layer,
+      s,
+      at((i) => on(i) && matched[i] >= 0),
+      GREEN,
+    );
     for (const i of here.filter(on)) {
-      const best = objects.filter((o) => o.image === image && o.class === found[i].class).reduce((m, o) => Math.max(m, iou(o.box, found[i].box)), 0);
-      if (here.length <= 20) drawText(layer, s, found[i].box[0] + 11 / s.k, found[i].box[1] + 2 / s.k, `${fixed(found[i].score, 2)}, IoU ${fixed(best, 2)}`, { size: 10 });
+      const best = objects
+        .filter((o) => o.image === image && o.class === found[i].class)
+        .reduce((m, o) => Math.max(m, iou(o.box, found[i].box)), 0);
+      if (here.length <= 20)
+        drawText(
+          layer,
+          s,
+          found[i].box[0] + 11 / s.k,
+          found[i].box[1] + 2 / s.k,
+          `${fixed(found[i].score, 2)}, IoU ${fixed(best, 2)}`,
+          { size: 10 },
+        );
     }
   });
 }
@@ -241,7 +353,9 @@ def _rows(images, name):
     for i, of_image in enumerate(images):
         missing = [field for field in ("boxes", "classes") if not hasattr(of_image, field)]
         if missing:
-            raise InputError(f"{name}[{i}] is a {type(of_image).__name__} without {missing[0]}; give Detections or Instances.")
+            raise InputError(
+                f"{name}[{i}] is a {type(of_image).__name__} without {missing[0]}; give Detections or Instances."
+            )
         boxes = checked_boxes(of_image.boxes, f"{name}[{i}].boxes")
         classes = checked_classes(of_image.classes, len(boxes), f"{name}[{i}].classes")
         if name == "detections":
@@ -277,7 +391,9 @@ def _toy_results():
         sides = np.tile(found.boxes[:, 2:] - found.boxes[:, :2], 2)
         near, far = (found.boxes + rng.normal(0, spread, sides.shape) * sides for spread in (0.05, 0.16))
         invented = rng.uniform(0, 60, (2, 2))
-        boxes = np.clip(np.concatenate([near, far, np.hstack([invented, invented + rng.uniform(20, 60, (2, 2))])]), 0, 128)
+        boxes = np.clip(
+            np.concatenate([near, far, np.hstack([invented, invented + rng.uniform(20, 60, (2, 2))])]), 0, 128
+        )
         classes = np.concatenate([found.classes, found.classes, rng.integers(1, 4, 2)])
         confused = rng.random(len(classes)) < 0.12
         classes = np.where(confused, rng.integers(1, 4, len(classes)), classes)

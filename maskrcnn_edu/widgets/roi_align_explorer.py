@@ -5,7 +5,7 @@ import traitlets
 
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.roi_align import roi_align, roi_pool
-from maskrcnn_edu.widgets.base import ORANGE, Widget, checked_boxes, panels, toy
+from maskrcnn_edu.widgets.base import ORANGE, Widget, checked_box, draw_boxes, panels, toy
 
 MOST_CELLS = 40_000  # of a feature map: 160 KB
 BINS = 7
@@ -42,9 +42,9 @@ class RoIAlignExplorer(Widget):
             raise InputError(f"stride is {stride!r}; give the pixels a cell, such as 8.")
         height, width = np.float32(self._feature.shape) * stride
         roi = np.float32([0.17, 0.2, 0.71, 0.73]) * [height, width, height, width] if roi is None else roi
-        roi = checked_boxes(np.reshape(roi, (-1, 4)), "roi", 1)
+        roi = checked_box(roi, "roi")
         super().__init__(
-            grid=list(self._feature.shape), stride=float(stride), values=self._feature.tobytes(), roi=roi[0].tolist(),
+            grid=list(self._feature.shape), stride=float(stride), values=self._feature.tobytes(), roi=roi.tolist(),
             sampling_ratio=sampling_ratio, aligned=bool(aligned), bin=[0, 0],
         )  # fmt: skip
 
@@ -62,17 +62,20 @@ class RoIAlignExplorer(Widget):
 
     def summary(self):
         apart = float(np.abs(self.align_output - self.pool_output).mean())
-        how = "adaptive samples" if self.sampling_ratio == 0 else f"{self.sampling_ratio} x {self.sampling_ratio} samples"
+        how = (
+            "adaptive samples" if self.sampling_ratio == 0 else f"{self.sampling_ratio} x {self.sampling_ratio} samples"
+        )
         return f"{how}, {'' if self.aligned else 'not '}aligned; RoIAlign and RoIPool differ by {apart:.3g} on average"
 
     def figure(self):
         figure, axes = panels(3, height=3.2, ratios=(1.2, 1, 1))
         (rows, columns), shown = self.grid, {"vmin": self._feature.min(), "vmax": self._feature.max()}
         axes[0].imshow(self._feature, extent=(0, columns * self.stride, rows * self.stride, 0), **shown)
-        y1, x1, y2, x2 = self.roi
-        axes[0].plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=ORANGE, linewidth=2.5)
+        draw_boxes(axes[0], [self.roi], ORANGE, 2.5)
         axes[0].set_title("feature map and RoI", fontsize=10)
-        for ax, output, name in zip(axes[1:], (self.align_output, self.pool_output), ("RoIAlign", "RoIPool"), strict=True):
+        for ax, output, name in zip(
+            axes[1:], (self.align_output, self.pool_output), ("RoIAlign", "RoIPool"), strict=True
+        ):
             ax.imshow(output, **shown)
             ax.set_title(name, fontsize=10)
             ax.set_axis_off()
@@ -80,23 +83,60 @@ class RoIAlignExplorer(Widget):
 
     javascript = r"""
 function render({ model, el }) {
-  const w = frame({ model, el }, "RoIAlign explorer: samples and bins of a RoI on a feature map",
-    "Drag the RoI, or Tab to it: arrows move it, Shift + arrows change its size. Point at a bin on the right, or Tab there and use arrows, to see what it reads.");
-  const [rows, columns] = w.get("grid"), stride = w.get("stride"), feature = numbersOf(w.get("values"), Float32Array);
+  const w = frame(
+    { model, el },
+    "RoIAlign explorer: samples and bins of a RoI on a feature map",
+    "Drag the RoI, or Tab to it: arrows move it, Shift + arrows change its size. Point at a bin on " +
+      "the right, or Tab there and use arrows, to see what it reads.",
+  );
+  const [rows, columns] = w.get("grid"),
+    stride = w.get("stride"),
+    feature = numbersOf(w.get("values"), Float32Array);
   let [low, high] = [Infinity, -Infinity];
   for (const value of feature) [low, high] = [Math.min(low, value), Math.max(high, value)];
   const colour = (value) => heat((value - low) / (high - low || 1));
-  const s = picture(w, { height: rows * stride, width: columns * stride, label: "Feature map", shown: 420,
-    url: pixels(rows, columns, (i) => colour(feature[i])), title: "Feature map: a cell is " + stride + " pixels" });
-  const lines = s.layer({ "pointer-events": "none" }), move = dragBox(w, s, "roi", "RoI", "#fff", { step: Math.max(stride / 8, 0.125), least: 0.5, digits: 1, tagged: false });
+  const s = picture(w, {
+    height: rows * stride,
+    width: columns * stride,
+    label: "Feature map",
+    shown: 420,
+    url: pixels(rows, columns, (i) => colour(feature[i])),
+    title: "Feature map: a cell is " + stride + " pixels",
+  });
+  const lines = s.layer({ "pointer-events": "none" }),
+    move = dragBox(w, s, "roi", "RoI", "#fff", {
+      step: Math.max(stride / 8, 0.125),
+      least: 0.5,
+      digits: 1,
+      tagged: false,
+    });
   const marks = s.layer({ "pointer-events": "none" });
   const pair = w.side.insertBefore(make("div", { class: "mrw-pictures" }), w.controls);
   const [align, pool] = ["RoIAlign", "RoIPool"].map((name) => {
-    const small = picture(w, { height: 7, width: 7, label: `${name}: 7 x 7 output`, shown: 150, parent: pair, title: name });
-    small.point = pointCell(w, small, "bin", `${name}, bin`, () => 7, () => 7);
+    const small = picture(w, {
+      height: 7,
+      width: 7,
+      label: `${name}: 7 x 7 output`,
+      shown: 150,
+      parent: pair,
+      title: name,
+    });
+    small.point = pointCell(
+      w,
+      small,
+      "bin",
+      `${name}, bin`,
+      () => 7,
+      () => 7,
+    );
     return small;
   });
-  slider(w, "sampling_ratio", "sampling_ratio", { min: 0, max: 4, step: 1, format: (v) => (v ? `${v} x ${v}` : "adaptive") });
+  slider(w, "sampling_ratio", "sampling_ratio", {
+    min: 0,
+    max: 4,
+    step: 1,
+    format: (v) => (v ? `${v} x ${v}` : "adaptive"),
+  });
   toggle(w, "aligned", "aligned (cell centres at .5)");
   if (rows * columns <= 2500) {
     const cells = [];
@@ -105,30 +145,58 @@ function render({ model, el }) {
     lines.append(make("path", { d: cells.join(""), stroke: "#fff", "stroke-opacity": 0.18 }));
   }
   return w.keep(() => {
-    const roi = w.get("roi"), ratio = w.get("sampling_ratio"), aligned = w.get("aligned"), [row, column] = w.get("bin");
-    const a = roiAlign(feature, rows, columns, roi, stride, 7, ratio, aligned), p = roiPool(feature, rows, columns, roi, stride, 7);
+    const roi = w.get("roi"),
+      ratio = w.get("sampling_ratio"),
+      aligned = w.get("aligned"),
+      [row, column] = w.get("bin");
+    const a = roiAlign(feature, rows, columns, roi, stride, 7, ratio, aligned),
+      p = roiPool(feature, rows, columns, roi, stride, 7);
     align.back(pixels(7, 7, (i) => colour(a.values[i])));
     pool.back(pixels(7, 7, (i) => colour(p.values[i])));
     [align, pool].forEach((small) => small.point());
     move();
-    const bin = row * 7 + column, px = (cells) => cells.map((v) => v * stride);
+    const bin = row * 7 + column,
+      px = (cells) => cells.map((v) => v * stride);
     marks.replaceChildren();
     // RoIPool's bins: whole cells, which may overlap and reach past the RoI.
     drawBoxes(marks, s, p.cells.map(px), PINK, { width: 1, rim: 0, dash: "4 3", opacity: 0.9 });
     drawBoxes(marks, s, [px(p.cells[bin])], PINK, { width: 3 });
     // A sample at y reads cell i fully where y = i; the cell's centre is drawn at (i + .5) strides.
     const places = (chosen) => a.samples.filter(chosen).map(([y, x]) => [(y + 0.5) * stride, (x + 0.5) * stride]);
-    drawDots(marks, s, places((sample) => sample[2] !== bin && sample[3]), ORANGE, a.samples.length > 400 ? 1.5 : 3);
-    drawDots(marks, s, places((sample) => sample[2] === bin), YELLOW, 6);
-    const [top, left, bottom, right] = p.cells[bin], here = a.samples.filter((sample) => sample[2] === bin);
+    drawDots(
+      marks,
+      s,
+      places((sample) => sample[2] !== bin && sample[3]),
+      ORANGE,
+      a.samples.length > 400 ? 1.5 : 3,
+    );
+    drawDots(
+      marks,
+      s,
+      places((sample) => sample[2] === bin),
+      YELLOW,
+      6,
+    );
+    const [top, left, bottom, right] = p.cells[bin],
+      here = a.samples.filter((sample) => sample[2] === bin);
     w.numbers({
-      "Bin": `${row}, ${column}`, "RoIAlign": fixed(a.values[bin], 4), "RoIPool": fixed(p.values[bin], 4),
-      "RoIAlign reads": here.length ? `${here.length} samples, the first at cell (${fixed(here[0][0], 2)}, ${fixed(here[0][1], 2)})` : "nothing: the RoI is empty",
-      "RoIPool reads": bottom > top && right > left ? `rows ${top} to ${bottom - 1}, columns ${left} to ${right - 1}` : "nothing: outside the map",
+      Bin: `${row}, ${column}`,
+      RoIAlign: fixed(a.values[bin], 4),
+      RoIPool: fixed(p.values[bin], 4),
+      "RoIAlign reads": here.length
+        ? `${here.length} samples, the first at cell (${fixed(here[0][0], 2)}, ${fixed(here[0][1], 2)})`
+        : "nothing: the RoI is empty",
+      "RoIPool reads":
+        bottom > top && right > left
+          ? `rows ${top} to ${bottom - 1}, columns ${left} to ${right - 1}`
+          : "nothing: outside the map",
       "Mean difference": fixed(sum(a.values.map((v, i) => Math.abs(v - p.values[i]))) / 49, 4),
     });
-    w.say(aligned ? "Orange: RoIAlign's samples. Pink, dashed: RoIPool's bins, rounded to whole cells."
-      : "Not aligned: every sample lies half a cell too far down and right of the RoI. Pink, dashed: RoIPool's bins.");
+    w.say(
+      aligned
+        ? "Orange: RoIAlign's samples. Pink, dashed: RoIPool's bins, rounded to whole cells."
+        : "Not aligned: every sample lies half a cell too far down and right of the RoI. Pink, dashed: RoIPool's bins.",
+    );
   });
 }
 """

@@ -26,8 +26,12 @@ function giou(a, b) {
 
 // The deltas [dy, dx, dh, dw] that turn `reference` into `box`.
 function encode(box, reference) {
-  const [h, w, rh, rw] = [box[2] - box[0], box[3] - box[1], reference[2] - reference[0], reference[3] - reference[1]]
-    .map((side) => Math.max(side, 1e-6));
+  const [h, w, rh, rw] = [
+    box[2] - box[0],
+    box[3] - box[1],
+    reference[2] - reference[0],
+    reference[3] - reference[1],
+  ].map((side) => Math.max(side, 1e-6));
   return [
     ((box[0] + box[2]) / 2 - (reference[0] + reference[2]) / 2) / rh,
     ((box[1] + box[3]) / 2 - (reference[1] + reference[3]) / 2) / rw,
@@ -44,10 +48,13 @@ function byScore(scores) {
 // Greedy NMS -> for each box the index of the box that suppresses it, or -1 if it is kept. With `groups`, boxes
 // suppress only boxes of their own group. Stops once `most` are kept: what comes after has -2.
 function suppressors(boxes, scores, threshold, groups = null, most = Infinity) {
-  const by = new Array(boxes.length).fill(-2), kept = new Map(), limit = f32(threshold);
+  const by = new Array(boxes.length).fill(-2),
+    kept = new Map(),
+    limit = f32(threshold);
   for (const i of byScore(scores)) {
     if (most <= 0) break;
-    const group = groups ? groups[i] : 0, own = kept.get(group) ?? [];
+    const group = groups ? groups[i] : 0,
+      own = kept.get(group) ?? [];
     const better = own.find((j) => iou(boxes[j], boxes[i]) > limit);
     by[i] = better ?? -1;
     if (better !== undefined) continue;
@@ -70,7 +77,8 @@ function cellAnchors(row, column, stride, size, ratios) {
 // 1 positive, 0 negative, -1 neutral, of anchors with the IoUs `best`; `favourite` ones are positive in any case.
 function matchLabels(best, favourite, positive, negative, lowQuality) {
   return Array.from(best, (value, i) =>
-    value >= f32(positive) || (lowQuality && favourite[i]) ? 1 : value < f32(negative) ? 0 : -1);
+    value >= f32(positive) || (lowQuality && favourite[i]) ? 1 : value < f32(negative) ? 0 : -1,
+  );
 }
 
 // A feature map (rows of `columns` values) at a place between its cells' centres.
@@ -79,24 +87,29 @@ function bilinear(feature, rows, columns, y, x) {
   const [bottom, right] = [Math.min(top + 1, rows - 1), Math.min(left + 1, columns - 1)];
   const [dy, dx] = [y - top, x - left];
   const at = (row, column) => feature[row * columns + column];
-  return (1 - dy) * ((1 - dx) * at(top, left) + dx * at(top, right))
-    + dy * ((1 - dx) * at(bottom, left) + dx * at(bottom, right));
+  return (
+    (1 - dy) * ((1 - dx) * at(top, left) + dx * at(top, right)) +
+    dy * ((1 - dx) * at(bottom, left) + dx * at(bottom, right))
+  );
 }
 
 // RoIAlign of one channel -> values of the bins x bins, and the samples [y, x, bin, whether it counts] in cells.
 // ratio 0: about one sample a cell, 64 a bin at most (MAX_ADAPTIVE_SAMPLES).
 function roiAlign(feature, rows, columns, roi, stride, bins, ratio, aligned) {
   const axis = (low, high) => {
-    const start = f32(f32(low / stride) - (aligned ? 0.5 : 0)), length = f32(f32(high - low) / stride);
+    const start = f32(f32(low / stride) - (aligned ? 0.5 : 0)),
+      length = f32(f32(high - low) / stride);
     return [start, f32((aligned ? length : Math.max(length, 1)) / bins)];
   };
-  const [startY, binY] = axis(roi[0], roi[2]), [startX, binX] = axis(roi[1], roi[3]);
+  const [startY, binY] = axis(roi[0], roi[2]),
+    [startX, binX] = axis(roi[1], roi[3]);
   let [down, across] = [ratio, ratio];
   if (ratio === 0) {
     down = clamp(Math.ceil(binY), 0, 64);
     across = Math.min(clamp(Math.ceil(binX), 0, 64), Math.floor(64 / Math.max(down, 1)));
   }
-  const values = new Array(bins * bins).fill(0), samples = [];
+  const values = new Array(bins * bins).fill(0),
+    samples = [];
   for (let bin = 0; bin < bins * bins; bin++) {
     for (let k = 0; k < down * across; k++) {
       const y = startY + binY * (Math.floor(bin / bins) + (Math.floor(k / across) + 0.5) / down);
@@ -114,18 +127,23 @@ function roiAlign(feature, rows, columns, roi, stride, bins, ratio, aligned) {
 function roiPool(feature, rows, columns, roi, stride, bins) {
   const round = (x) => Math.sign(x) * Math.floor(Math.abs(x) + 0.5);
   const axis = (low, high, cells) => {
-    const start = round(f32(low / stride)), length = Math.max(round(f32(high / stride)) - start + 1, 1);
+    const start = round(f32(low / stride)),
+      length = Math.max(round(f32(high / stride)) - start + 1, 1);
     const size = f32(length / bins);
     return Array.from({ length: bins }, (_, i) => [
-      Math.max(start + Math.floor(f32(i * size)), 0), Math.min(start + Math.ceil(f32((i + 1) * size)), cells),
+      Math.max(start + Math.floor(f32(i * size)), 0),
+      Math.min(start + Math.ceil(f32((i + 1) * size)), cells),
     ]);
   };
-  const down = axis(roi[0], roi[2], rows), across = axis(roi[1], roi[3], columns);
-  const values = [], cells = [];
+  const down = axis(roi[0], roi[2], rows),
+    across = axis(roi[1], roi[3], columns);
+  const values = [],
+    cells = [];
   for (const [top, bottom] of down) {
     for (const [left, right] of across) {
       let most = -Infinity;
-      for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) most = Math.max(most, feature[y * columns + x]);
+      for (let y = top; y < bottom; y++)
+        for (let x = left; x < right; x++) most = Math.max(most, feature[y * columns + x]);
       values.push(most === -Infinity ? 0 : most);
       cells.push([top, left, bottom, right]);
     }
@@ -138,20 +156,31 @@ function roiPool(feature, rows, columns, roi, stride, bins) {
 function pasteWindow(mask, side, box, height, width, halfPixel = true) {
   const shift = halfPixel ? 0.5 : 0;
   const axis = (low, high, size) => {
-    const first = clamp(Math.floor(low) - 1, 0, size), last = clamp(Math.ceil(high) + 1, 0, size), taps = [];
+    const first = clamp(Math.floor(low) - 1, 0, size),
+      last = clamp(Math.ceil(high) + 1, 0, size),
+      taps = [];
     for (let i = first; i < last && high > low; i++) {
-      const place = f32(f32(f32(f32(i + shift - f32(low)) / f32(high - low)) * side) - shift), below = Math.floor(place);
-      taps.push([[below, 1 - (place - below)], [below + 1, place - below]].filter(([cell]) => cell >= 0 && cell < side));
+      const place = f32(f32(f32(f32(i + shift - f32(low)) / f32(high - low)) * side) - shift),
+        below = Math.floor(place);
+      taps.push(
+        [
+          [below, 1 - (place - below)],
+          [below + 1, place - below],
+        ].filter(([cell]) => cell >= 0 && cell < side),
+      );
     }
     return [taps.length ? first : 0, taps];
   };
-  const [top, down] = axis(box[0], box[2], height), [left, across] = axis(box[1], box[3], width);
+  const [top, down] = axis(box[0], box[2], height),
+    [left, across] = axis(box[1], box[3], width);
   const values = new Float32Array(down.length * across.length);
-  down.forEach((rows, y) => across.forEach((columns, x) => {
-    let total = 0;
-    for (const [row, wy] of rows) for (const [column, wx] of columns) total += wy * wx * mask[row * side + column];
-    values[y * across.length + x] = total;
-  }));
+  down.forEach((rows, y) =>
+    across.forEach((columns, x) => {
+      let total = 0;
+      for (const [row, wy] of rows) for (const [column, wx] of columns) total += wy * wx * mask[row * side + column];
+      values[y * across.length + x] = total;
+    }),
+  );
   return { top, left, height: down.length, width: across.length, values };
 }
 
@@ -159,15 +188,18 @@ function pasteWindow(mask, side, box, height, width, halfPixel = true) {
 // free object of their class that they overlap most, if by `threshold` or more. Objects: { image, class, box, crowd };
 // a crowd takes any number. -> for each detection the index of its object, or -1.
 function matchDetections(detections, objects, threshold) {
-  const taken = new Array(objects.length).fill(false), matched = new Array(detections.length).fill(-1);
+  const taken = new Array(objects.length).fill(false),
+    matched = new Array(detections.length).fill(-1);
   for (const i of byScore(detections.map((d) => d.score))) {
     const d = detections[i];
-    let best = Math.min(threshold, 1 - 1e-10), chosen = -1;
+    let best = Math.min(threshold, 1 - 1e-10),
+      chosen = -1;
     for (const crowd of [false, true]) {
       if (chosen >= 0) break;
       objects.forEach((o, j) => {
         if (o.image !== d.image || o.class !== d.class || o.crowd !== crowd || (taken[j] && !crowd)) return;
-        const shared = intersection(d.box, o.box), over = crowd ? area(d.box) : union(d.box, o.box);
+        const shared = intersection(d.box, o.box),
+          over = crowd ? area(d.box) : union(d.box, o.box);
         const overlap = over > 0 ? shared / over : 0;
         if (overlap >= best) [best, chosen] = [overlap, j];
       });
@@ -190,6 +222,9 @@ function precisionRecall(scores, hits, total) {
   const best = curve.map((p) => p.precision);
   for (let i = best.length - 2; i >= 0; i--) best[i] = Math.max(best[i], best[i + 1]);
   // k * .01 and not k / 100: NumPy's linspace, and so pycocotools, rounds that way.
-  const at = Array.from({ length: 101 }, (_, k) => best[curve.findIndex((p) => p.recall >= (k < 100 ? k * 0.01 : 1))] ?? 0);
+  const at = Array.from(
+    { length: 101 },
+    (_, k) => best[curve.findIndex((p) => p.recall >= (k < 100 ? k * 0.01 : 1))] ?? 0,
+  );
   return { curve, interpolated: at, ap: total ? sum(at) / 101 : -1 };
 }

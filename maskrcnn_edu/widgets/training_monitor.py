@@ -11,7 +11,7 @@ import traitlets
 
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.shipped import files
-from maskrcnn_edu.widgets.base import COLOURS, Widget, panels
+from maskrcnn_edu.widgets.base import GREEN, ORANGE, PINK, RED, SKY, Widget, panels
 
 MOST_POINTS = 600  # lines of the log that the state carries: of a longer one every second, third, ...
 EVERY = 250  # steps a line of the log (training.SAVE_EVERY)
@@ -67,7 +67,9 @@ class TrainingMonitor(Widget):
         losses = sorted((name for name in columns if name.endswith("loss") and not name.startswith("val_")), key=_rank)
         with self.hold_sync():
             self.columns, self.planned = columns, planned
-            self.steps = [int(row["step"] if row.get("step") is not None else (row["epoch"] + 1) * EVERY) for row in rows]
+            self.steps = [
+                int(row["step"] if row.get("step") is not None else (row["epoch"] + 1) * EVERY) for row in rows
+            ]
             if planned and self.steps and self.steps[-1] > planned >= self.steps[-1] - EVERY:
                 self.steps = [*self.steps[:-1], planned]  # the last line of a run may cover fewer steps
             if not self.shown:
@@ -120,9 +122,11 @@ class TrainingMonitor(Widget):
 
     def figure(self):
         figure, axes = panels(height=3.8)
-        for i, name in enumerate(name for name in self.shown if name in self.columns):
+        curves, parts = [ORANGE, SKY, GREEN, RED, PINK], sorted(set(self.columns) - {"loss"})
+        for name in filter(self.columns.get, self.shown):
             values = [math.nan if value is None else value for value in self.columns[name]]
-            axes.plot(self.steps, values, color=COLOURS[i % len(COLOURS)], label=name, marker="." if len(values) < 3 else None)
+            colour = "black" if name == "loss" else curves[parts.index(name) % len(curves)]
+            axes.plot(self.steps, values, color=colour, label=name, marker="." if len(values) < 3 else None)
         if self.log_scale and any(v and v > 0 for name in self.shown for v in self.columns.get(name, ())):
             axes.set_yscale("log")
         axes.set(xlabel="step", ylabel="loss")
@@ -132,9 +136,13 @@ class TrainingMonitor(Widget):
         return figure
 
     javascript = r"""
+const CURVES = [ORANGE, SKY, GREEN, RED, PINK, COLOURS[9], COLOURS[8]]; // the ones that show on white and on black
 function render({ model, el }) {
-  const w = frame({ model, el }, "Training monitor: losses by step",
-    "Point at the chart, or use the step slider's arrow keys, to read the values at a step.");
+  const w = frame(
+    { model, el },
+    "Training monitor: losses by step",
+    "Point at the chart, or use the step slider's arrow keys, to read the values at a step.",
+  );
   const plot = w.pictures.appendChild(make("svg", { class: "mrw-picture", role: "img" }));
   const cursor = slider(w, "cursor", "At step", { min: 0, max: 1, step: 1, format: () => "" });
   slider(w, "smoothing", "Smoothing", { min: 0, max: 0.95, step: 0.05 });
@@ -142,10 +150,14 @@ function render({ model, el }) {
   const lines = w.controls.appendChild(make("div", { class: "mrw-line", role: "group", "aria-label": "Curves" }));
   let axes = null;
   plot.addEventListener("pointermove", (event) => {
-    const steps = w.get("steps"), edge = plot.getBoundingClientRect();
+    const steps = w.get("steps"),
+      edge = plot.getBoundingClientRect();
     if (!axes || !steps.length) return;
     const x = ((event.clientX - edge.left) / edge.width) * axes.width;
-    const near = steps.reduce((best, step, i) => (Math.abs(axes.X(step) - x) < Math.abs(axes.X(steps[best]) - x) ? i : best), 0);
+    const near = steps.reduce(
+      (best, step, i) => (Math.abs(axes.X(step) - x) < Math.abs(axes.X(steps[best]) - x) ? i : best),
+      0,
+    );
     if (near !== w.get("cursor")) w.set("cursor", near);
   });
   const smooth = (values, share) => {
@@ -153,35 +165,93 @@ function render({ model, el }) {
     return values.map((v) => (v === null ? null : (mean = mean === null ? v : share * mean + (1 - share) * v)));
   };
   return w.keep(() => {
-    const columns = w.get("columns"), steps = w.get("steps"), shown = w.get("shown"), names = Object.keys(columns);
-    const log = w.get("log_scale"), losses = names.filter((name) => name.endsWith("loss")), last = steps.length - 1;
+    const columns = w.get("columns"),
+      steps = w.get("steps"),
+      shown = w.get("shown"),
+      names = Object.keys(columns);
+    const log = w.get("log_scale"),
+      losses = names.filter((name) => name.endsWith("loss")),
+      last = steps.length - 1;
     const at = w.get("cursor") < 0 ? last : Math.min(w.get("cursor"), last);
-    const colour = (name) => COLOURS[losses.indexOf(name) % COLOURS.length];
+    const colour = (name) =>
+      name === "loss" ? "var(--ink)" : CURVES[losses.filter((n) => n !== "loss").indexOf(name) % CURVES.length];
     if (lines.dataset.names !== losses.join()) {
       lines.dataset.names = losses.join();
-      lines.replaceChildren(...losses.map((name) => {
-        const input = make("input", { type: "checkbox", "aria-label": name, "data-name": `shown-${name}` });
-        input.addEventListener("change", () => w.set("shown", losses.filter((n) => (n === name ? input.checked : w.get("shown").includes(n)))));
-        return make("label", { class: "mrw-toggle" }, input, make("span", { class: "mrw-key", style: `background:${colour(name)};margin:0` }), name);
-      }));
+      lines.replaceChildren(
+        ...losses.map((name) => {
+          const input = make("input", { type: "checkbox", "aria-label": name, "data-name": `shown-${name}` });
+          input.addEventListener("change", () =>
+            w.set(
+              "shown",
+              losses.filter((n) => (n === name ? input.checked : w.get("shown").includes(n))),
+            ),
+          );
+          return make(
+            "label",
+            { class: "mrw-toggle" },
+            input,
+            make("span", { class: "mrw-key", style: `background:${colour(name)};margin:0` }),
+            name,
+          );
+        }),
+      );
     }
     losses.forEach((name, i) => (lines.children[i].firstChild.checked = shown.includes(name)));
     change(cursor, { max: Math.max(last, 0), disabled: last < 0 });
     cursor.value = Math.max(at, 0);
-    const curves = shown.filter((name) => columns[name]).map((name) => [name, smooth(columns[name], w.get("smoothing"))]);
+    const curves = shown
+      .filter((name) => columns[name])
+      .map((name) => [name, smooth(columns[name], w.get("smoothing"))]);
     const values = curves.flatMap(([, c]) => c).filter((v) => v !== null && (!log || v > 0));
     const [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [log ? 0.1 : 0, 1];
-    axes = chart(w, { svg: plot, label: `Losses over ${steps.at(-1) ?? 0} steps`, x: [0, Math.max(w.get("planned"), steps.at(-1) ?? 1, 1)],
-      y: log ? [low * 0.9, high * 1.1 || 1] : [Math.min(0, low), high * 1.05 || 1], log, xLabel: "step", yLabel: "loss", width: 460, height: 330 });
+    axes = chart(w, {
+      svg: plot,
+      label: `Losses over ${steps.at(-1) ?? 0} steps`,
+      x: [0, Math.max(w.get("planned"), steps.at(-1) ?? 1, 1)],
+      y: log ? [low * 0.9, high * 1.1 || 1] : [Math.min(0, low), high * 1.05 || 1],
+      log,
+      xLabel: "step",
+      yLabel: "loss",
+      width: 460,
+      height: 330,
+    });
     for (const [name, curve] of curves) {
       const points = steps.map((step, i) => [step, curve[i]]).filter(([, v]) => v !== null && (!log || v > 0));
       if (points.length > 1) axes.line(points, colour(name), { "stroke-linejoin": "round" });
-      for (const [x, y] of points.length > 1 ? [] : points) axes.svg.append(make("circle", { cx: axes.X(x), cy: axes.Y(y), r: 3, fill: colour(name) }));
-      if (at >= 0 && curve[at] !== null && (!log || curve[at] > 0)) axes.svg.append(make("circle", { cx: axes.X(steps[at]), cy: axes.Y(curve[at]), r: 4, fill: colour(name), stroke: "#000", "stroke-opacity": 0.5 }));
+      for (const [x, y] of points.length > 1 ? [] : points)
+        axes.svg.append(make("circle", { cx: axes.X(x), cy: axes.Y(y), r: 3, fill: colour(name) }));
+      if (at >= 0 && curve[at] !== null && (!log || curve[at] > 0))
+        axes.svg.append(
+          make("circle", {
+            cx: axes.X(steps[at]),
+            cy: axes.Y(curve[at]),
+            r: 4,
+            fill: colour(name),
+            stroke: "#000",
+            "stroke-opacity": 0.5,
+          }),
+        );
     }
-    if (at >= 0) axes.svg.append(make("line", { x1: axes.X(steps[at]), x2: axes.X(steps[at]), y1: axes.inside.top, y2: axes.inside.bottom, stroke: "var(--ink)", "stroke-dasharray": "2 3" }));
-    w.numbers({ "Step": at < 0 ? "none yet" : `${steps[at]}${w.get("planned") ? ` of ${w.get("planned")}` : ""}`,
-      ...Object.fromEntries(names.map((name) => [name, at < 0 ? "" : columns[name][at] === null ? "not finite" : Number(columns[name][at].toPrecision(4))])) });
+    if (at >= 0)
+      axes.svg.append(
+        make("line", {
+          x1: axes.X(steps[at]),
+          x2: axes.X(steps[at]),
+          y1: axes.inside.top,
+          y2: axes.inside.bottom,
+          stroke: "var(--ink)",
+          "stroke-dasharray": "2 3",
+        }),
+      );
+    w.numbers({
+      Step: at < 0 ? "none yet" : `${steps[at]}${w.get("planned") ? ` of ${w.get("planned")}` : ""}`,
+      ...Object.fromEntries(
+        names.map((name) => [
+          name,
+          at < 0 ? "" : columns[name][at] === null ? "not finite" : Number(columns[name][at].toPrecision(4)),
+        ]),
+      ),
+    });
     cursor.setAttribute("aria-valuetext", at < 0 ? "none" : `step ${steps[at]}`);
     w.say(w.get("status"));
   });
@@ -228,6 +298,13 @@ def _rank(name):
 def _dying(columns):
     """A warning if the box branch has died: too high a learning rate, and nothing is found to be an object any more."""
     box, classes = (list(filter(None, columns.get(name, ()))) for name in ("box_loss", "class_loss"))
-    if len(box) < 4 or len(classes) < 4 or box[-1] < 1.2 * min(box) or abs(classes[-1] - classes[-2]) > 0.02 * classes[-1]:
+    if (
+        len(box) < 4
+        or len(classes) < 4
+        or box[-1] < 1.2 * min(box)
+        or abs(classes[-1] - classes[-2]) > 0.02 * classes[-1]
+    ):
         return ""
-    return " The box loss rises while the class loss stands still: the box head may have died of too high a learning rate."
+    return (
+        " The box loss rises while the class loss stands still: the box head may have died of too high a learning rate."
+    )
