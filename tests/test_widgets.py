@@ -445,7 +445,7 @@ BAD = {
     "results_half": (lambda: ALL.PrecisionRecallExplorer([]), "one entry an image"),
     "results_kind": (lambda: ALL.PrecisionRecallExplorer([3], [3]), r"detections\[0\] is a int"),
     "results_nan": (lambda: ALL.PrecisionRecallExplorer([NAN], [TRUTH]), "not finite"),
-    "results_names": (lambda: ALL.PrecisionRecallExplorer([NINE], [TRUTH], class_names=["background", "a"]), "none for class 9"),
+    "results_names": (lambda: ALL.PrecisionRecallExplorer([NINE], [TRUTH], class_names=["-", "a"]), "none for class 9"),
     "log_file": (lambda: ALL.TrainingMonitor(mr.files("shapes.json")), "is a file"),
 }  # fmt: skip
 
