@@ -61,7 +61,7 @@ function drawBoxes(layer, s, boxes, colour, { width = 2, dash = null, rim = 0.55
 }
 
 function drawText(layer, s, y, x, words, { colour = null, size = 12, anchor = "start" } = {}) {
-  const wide = anchor === "start" ? 0.56 * size * words.length : 2; // about; so that it stays in the picture
+  const wide = anchor === "start" ? 0.56 * size * String(words).length : 2; // about; so that it stays in the picture
   layer.append(
     make(
       "text",

@@ -55,8 +55,8 @@ class MaskExplorer(Widget):
             if box is not None or image is not None or truth is not None:
                 raise InputError("MaskExplorer got a box or an image without a mask; give the mask as well.")
             image, found = toy(size=512)  # a cell of the mask is several pixels
-            box, truth = found.boxes[0], found.masks[0]
-            mask = crop_masks(found.masks[:1], box[None], 28)[0] / 255
+            box, truth = found.boxes[-1], found.masks[-1]
+            mask = crop_masks(found.masks[-1:], box[None], 28)[0] / 255
         if box is None or image is None:
             raise InputError("MaskExplorer got a mask without its box and image; give both.")
         self._image, self._mask = photograph(image), _checked_mask(mask)

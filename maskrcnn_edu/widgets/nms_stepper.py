@@ -169,7 +169,14 @@ function render({ model, el }) {
     }
     const named = few ? boxes.keys() : [now, by[now]].filter((i) => i >= 0);
     for (const i of named)
-      drawText(layer, s, boxes[i][0] + 12 / s.k, boxes[i][1] + 3 / s.k, `${i}: ${fixed(scores[i], 2)}`, { size: 11 });
+      drawText(
+        layer,
+        s,
+        boxes[i][0] + 12 / s.k,
+        boxes[i][1] + 3 / s.k,
+        boxes.length > 9 ? i : `${i}: ${fixed(scores[i], 2)}`,
+        { size: 11 },
+      );
     const kept = decided.filter((i) => by[i] < 0).length;
     w.numbers({
       Kept: kept,

@@ -65,12 +65,16 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(folder):
     """The address of a JupyterLab in that folder."""
+    settings = folder / "settings"
+    settings.mkdir()
+    (settings / "overrides.json").write_text('{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=",
+        f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True",
+        f"--LabApp.app_settings_dir={settings}",
         f"--ServerApp.root_dir={folder}",
     ]  # fmt: skip
     with open(folder / "server.log", "w") as log:
