@@ -458,15 +458,9 @@ def test_bad_input_gets_one_sentence(name):
     assert "\n" not in str(raised.value)
 
 
-def test_broken_logs_get_one_sentence(tmp_path):
-    (tmp_path / "log.csv").write_text("epoch,loss\n0,many\n")
-    with pytest.raises(InputError, match="log.csv is no log"):
-        mr.widgets.TrainingMonitor(tmp_path)
+def test_a_log_that_is_none_gets_one_sentence(tmp_path):
     (tmp_path / "log.csv").write_bytes(b"\xff\xfe\x00epoch\n\x80\n")
-    with pytest.raises(InputError, match="log.csv"):
-        mr.widgets.TrainingMonitor(tmp_path)
-    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="no column epoch or step"):
+    with pytest.raises(InputError, match="log.csv is no log that a run has written"):
         mr.widgets.TrainingMonitor(tmp_path)
 
 

@@ -1,15 +1,16 @@
 """TrainingMonitor: the losses of a running or finished training, from its log directory."""
 
-import csv
 import json
 import math
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import traitlets
 
 from maskrcnn_edu.errors import InputError
+from maskrcnn_edu.plots.training import CLOCKS, read_log
 from maskrcnn_edu.shipped import files
 from maskrcnn_edu.widgets.base import GREEN, ORANGE, PINK, RED, SKY, Widget, panels
 
@@ -57,24 +58,26 @@ class TrainingMonitor(Widget):
 
     def refresh(self):
         """Reads the log again."""
-        rows = _read(self._log)
+        columns = self._read()
+        count = len(next(iter(columns.values()), ()))
+        thin = slice((count - 1) % max(1, math.ceil(count / MOST_POINTS)), None, max(1, math.ceil(count / MOST_POINTS)))
+        steps = columns["step"] if "step" in columns else (columns.get("epoch", np.arange(count)) + 1) * EVERY
         planned = _planned(self._record)
-        thin = range(len(rows) - 1, -1, -max(1, math.ceil(len(rows) / MOST_POINTS)))
-        rows = [rows[i] for i in reversed(thin)]
-        names = sorted({name for row in rows for name in row if name not in ("epoch", "step")})
-        columns = {name: [row.get(name) for row in rows] for name in names}
-        columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
-        losses = sorted((name for name in columns if name.endswith("loss") and not name.startswith("val_")), key=_rank)
+        if planned and count and steps[-1] > planned >= steps[-1] - EVERY:
+            steps[-1] = planned  # the last line of a run may cover fewer steps
+        names = sorted((n for n, v in columns.items() if n not in CLOCKS and np.isfinite(v).any()), key=_rank)
         with self.hold_sync():
-            self.columns, self.planned = columns, planned
-            self.steps = [
-                int(row["step"] if row.get("step") is not None else (row["epoch"] + 1) * EVERY) for row in rows
-            ]
-            if planned and self.steps and self.steps[-1] > planned >= self.steps[-1] - EVERY:
-                self.steps = [*self.steps[:-1], planned]  # the last line of a run may cover fewer steps
+            self.columns = {n: [_finite(v) for v in columns[n][thin].tolist()] for n in names}
+            self.steps, self.planned = [int(step) for step in steps[thin]], planned
             if not self.shown:
-                self.shown = losses
+                self.shown = [n for n in names if n.endswith("loss") and not n.startswith("val_")]
             self.status = self._status()
+
+    def _read(self):
+        """The columns of the log by name; none before its first line."""
+        if not self._log.is_file() or self._log.read_bytes().count(b"\n") < 2:
+            return {}
+        return read_log(self._log)[1]
 
     def _status(self):
         if not self.steps:
@@ -259,27 +262,9 @@ function render({ model, el }) {
 """
 
 
-def _read(path):
-    """The lines of a log as dicts of float, None where a value is not finite. A last line half written is left out."""
-    if not path.exists():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        rows = [row for row in csv.DictReader(lines) if None not in row.values()]
-        rows = [{name: _number(value) for name, value in row.items()} for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no log that train has written ({error}); give its directory.") from None
-    if any(row.get("step") is None and row.get("epoch") is None for row in rows):
-        raise InputError(f"{path} has no column epoch or step; give the directory of a run.")
-    return rows
-
-
-def _number(value):
-    if value in ("", "NA"):
-        return None
-    number = float(value)
-    return round(number, 6) if math.isfinite(number) else None
+def _finite(value):
+    """A number for JSON, which knows no NaN."""
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def _planned(path):
