@@ -106,6 +106,8 @@ def test_answers_in_jupyterlab(lab, name):
     control, key, numbers = MOVES[name]
     element = widget(lab, name)
     assert element.bounding_box()["width"] > 600 and element.locator(".mrw-picture").count() >= 1
+    name_of_number, number = (element.locator(f"{tag} >> nth=0").bounding_box() for tag in ("dt", "dd"))
+    assert abs(name_of_number["y"] - number["y"]) < 3, "JupyterLab's style of lists has got in"
     before = drawn(element)
     press(lab, element, control, key)
     assert drawn(element) != before, "the key changed nothing"
