@@ -29,6 +29,7 @@ _HOME = {
 _MODULES = (
     "anchors", "backbone", "boxes", "datasets", "detections", "distribution", "evaluation", "heads", "keypoints",
     "losses", "masks", "matching", "plots", "proposals", "roi_align", "stages", "targets", "training", "weights",
+    "widgets",
 )  # fmt: skip
 __all__ = sorted([*_HOME, *_MODULES])
 

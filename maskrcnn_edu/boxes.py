@@ -34,6 +34,19 @@ def iou(a, b):
     return ops.where(union > 0, shared / ops.where(union > 0, union, 1.0), 0.0)
 
 
+def giou(a, b):
+    """Generalised IoU in [-1, 1]: IoU less the share of the two boxes' hull that neither covers.
+
+    (..., N, 4), (..., M, 4) -> (..., N, M). Rezatofighi et al., 2019, algorithm 1; an empty hull gives 0.
+    """
+    a, b = as_float(a), as_float(b)
+    union = area(a)[..., :, None] + area(b)[..., None, :] - intersection(a, b)
+    low = ops.minimum(a[..., :, None, :2], b[..., None, :, :2])
+    high = ops.maximum(a[..., :, None, 2:], b[..., None, :, 2:])
+    hull = area(ops.concatenate([low, high], axis=-1))
+    return iou(a, b) - ops.where(hull > 0, (hull - union) / ops.where(hull > 0, hull, 1.0), 0.0)
+
+
 def encode(boxes, reference, weights=(1.0, 1.0, 1.0, 1.0)):
     """Deltas (dy, dx, dh, dw) that turn `reference` into `boxes`: (..., 4), (..., 4) -> (..., 4).
 

@@ -21,6 +21,7 @@ KINDS = {
 
 CALLS = {
     "area": lambda k: mr.boxes.area(k(BOXES)),
+    "giou": lambda k: mr.boxes.giou(k(BOXES), k(BOXES)),
     "intersection": lambda k: mr.boxes.intersection(k(BOXES), k(BOXES)),
     "iou": lambda k: mr.boxes.iou(k(BOXES), k(BOXES)),
     "encode": lambda k: mr.boxes.encode(k(BOXES), k(BOXES[::-1])),

@@ -95,8 +95,11 @@ def read_log(directory):
     path = path / LOG if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: there is no such log; give the directory of a run that has saved once.")
-    with open(path, newline="", encoding="utf-8") as opened:
-        lines = list(csv.DictReader(opened))
+    try:
+        with open(path, newline="", encoding="utf-8") as opened:
+            lines = [line for line in csv.DictReader(opened) if None not in line.values()]  # one may be half written
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no log that a run has written ({error}); give the directory of a run.") from None
     if not lines:
         raise InputError(f"{path}: the log has no line yet; wait for the run's first save.")
     names = [name for name in lines[0] if name]
