@@ -1,4 +1,4 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights | book.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 2 bad input
 (one sentence on stderr), 130 interrupted.
@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, cli_benchmark, cli_weights, commands
+from maskrcnn_edu import __version__, book, cli_benchmark, cli_weights, commands
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError
 
@@ -103,6 +103,15 @@ def _parser():
 
     weights = subparsers.add_parser("weights", help=cli_weights.DESCRIPTION, description=cli_weights.DESCRIPTION)
     cli_weights.add_weights(weights)
+
+    notebooks = _command(
+        subparsers, "book", book.open_book, "Copy the book's notebooks to a folder and open them in JupyterLab."
+    )
+    notebooks.add_argument(
+        "folder", nargs="?", default="maskrcnn_book", metavar="DIR",
+        help="where they go; a notebook that is there already stays as it is (default: %(default)s)",
+    )  # fmt: skip
+    notebooks.add_argument("--no-open", action="store_true", help="copy only")
     return parser
 
 
