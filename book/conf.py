@@ -1,4 +1,4 @@
-"""The static site: sphinx-build -W book book/_build/site. It shows committed outputs and loads nothing from elsewhere."""
+"""The static site: sphinx-build -W book book/_build/site. Committed outputs, and nothing loaded from elsewhere."""
 
 import importlib
 import pkgutil
@@ -127,12 +127,14 @@ def link_chapters(row):
 
 
 def plain_words(app, what, name, obj, options, lines):
-    """Docstrings are plain words with `names`: asterisks, bars and indented examples mean nothing more than they say."""
+    """Docstrings are plain words with `names`: asterisks and bars mean themselves, indented lines are examples."""
     for i, line in enumerate(lines):
         if line.endswith(":") and i + 2 < len(lines) and not lines[i + 1] and lines[i + 2].startswith("    "):
             lines[i] = line + ":"  # what follows is an example
         parts = re.split(r"(``[^`]*``|`[^`]*`)", lines[i])
-        lines[i] = "".join(p if p.startswith("`") or line.startswith("    ") else MARKUP.sub(r"\\\g<0>", p) for p in parts)
+        lines[i] = "".join(
+            p if p.startswith("`") or line.startswith("    ") else MARKUP.sub(r"\\\g<0>", p) for p in parts
+        )
 
 
 MARKUP = re.compile(r"[*|]|(?<=\w)_(?!\w)")

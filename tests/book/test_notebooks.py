@@ -21,6 +21,10 @@ import build  # noqa: E402
 SOURCES = build.chapters()
 CHAPTERS = [source for source in SOURCES if not source.stem.startswith("9")]  # 90 and on are galleries
 SECONDS, BYTES = 90, 3 * 2**30
+PARTS = (
+    "After this chapter you can", "colab.research.google.com", "mybinder.org", "check(", "mr.widgets.", "Break it",
+    "**How the others do it**", "# Exercises", "# Summary", "**Read now:**", "# Further reading",
+)  # fmt: skip
 RUN_AGAIN = "run `python book/build.py --stale` and commit the notebook"
 
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -81,10 +85,15 @@ def test_figures_are_captioned_and_referred_to(source, stored):
 @each_chapter
 def test_has_the_parts_of_a_chapter(source, stored):
     text = "\n".join(cell.source for cell in stored.cells)
-    for part in ("# Summary", "# Exercises", "# Further reading", "**How the others do it**", "Break it", "check(",
-                 "Read now", "mr.widgets.", "After this chapter you can", "colab.research.google.com", "mybinder.org"):  # fmt: skip
+    library = [file for name in stored.metadata["book"]["library"] for file in build.module_files(name)]
+    for part in PARTS:
         assert part in text, f"{source.name} lacks {part!r}"
-    exercises, solutions = len(re.findall(r"^\*\*\d+ \(", text, re.MULTILINE)), text.count("<summary>Solution</summary>")
+    links = [f"/blob/main/{file.relative_to(ROOT).as_posix()})" for file in library]
+    assert any(link in text for link in links), f"{source.name} links to none of {links}"
+    exercises, solutions = (
+        len(re.findall(r"^\*\*\d+ \(", text, re.MULTILINE)),
+        text.count("<summary>Solution</summary>"),
+    )
     assert 3 <= exercises == solutions == text.count("<summary>Hint</summary>") <= 6
     assert text.count("<details>") == text.count("</details>")
 
