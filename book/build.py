@@ -104,9 +104,8 @@ def clean(notebook):
     An anywidget brings its JavaScript along and answers anywhere. A core widget (a slider, an image) needs Python.
     """
     for cell in notebook.cells:
-        cell["outputs"] = [output for output in cell.get("outputs", []) if not _is_startup(output)]
-        if cell.cell_type != "code":
-            del cell["outputs"]
+        if cell.cell_type == "code":
+            cell.outputs = _joined(output for output in cell.outputs if not _is_startup(output))
     saved = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     shown, names = [], {}
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
@@ -128,6 +127,18 @@ def clean(notebook):
     for model, name in names.items():
         text = text.replace(model, name)
     notebook.update(nbformat.from_dict(json.loads(text)))
+
+
+def _joined(outputs) -> list:
+    """Outputs with neighbouring pieces of one stream as one: where Jupyter cuts a text depends on the clock."""
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _is_startup(output):
@@ -155,6 +166,8 @@ def complaints(notebook, size) -> list[str]:
                 found.append(f"{where} raised {output.ename}: {output.evalue}.")
             if output.get("name") == "stderr":
                 found.append(f"{where} wrote to stderr: {said.strip()[:200]}")
+            if " at 0x" in said:
+                found.append(f"{where} shows an address in memory, another in every run; end a figure in plt.show().")
             if MACHINE.search(said):
                 found.append(f"{where} shows a path of this machine: {said.strip()[:200]}")
     return found

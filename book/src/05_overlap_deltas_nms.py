@@ -161,7 +161,7 @@ check("iou", iou(a, b), mr.boxes.iou(a, b))
 # %% [markdown]
 # ### What the number feels like
 #
-# An IoU of 0.5 sounds poor. Shift a square of side $s$ sideways by $d$: the intersection is $s(s-d)$, the union $s(s+d)$, so $\mathrm{IoU} = (s-d)/(s+d)$. IoU falls to 0.5 at $d = s/3$. A third of its width is a visible error on a large object, but 3 pixels on a small one.
+# An IoU of 0.5 sounds poor. Shift a square of side $s$ sideways by $d$: the intersection is $s(s-d)$, the union $s(s+d)$, so $\mathrm{IoU} = (s-d)/(s+d)$. IoU falls to 0.5 at $d = s/3$, as Figure 5.3 shows for four sizes. A third of its width is a visible error on a large object, but 3 pixels on a small one.
 
 # %%
 shifts = np.linspace(0, 20, 81)
@@ -483,10 +483,10 @@ check("nms", nms(many, scores, 0.5), mr.boxes.nms(many, scores, 0.5))
 check("nms within classes", nms(many, scores, 0.5, classes), mr.boxes.nms(many, scores, 0.5, classes))
 
 # %% [markdown]
-# Step through a heap yourself. Move the threshold and watch a kept box change its mind about its neighbours.
+# Step through the heap of Figure 5.1 yourself, from the best score down. Then move the threshold and watch which decisions change.
 
 # %%
-mr.widgets.NMSStepper()
+mr.widgets.NMSStepper(heap[shown].boxes, heap[shown].scores, heap[shown].classes, images[shown])
 
 # %% [markdown]
 # ### The last step of the detector
@@ -541,9 +541,9 @@ def count_all(threshold, by_class=True):
 
 thresholds = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
 counts = np.array([count_all(threshold) for threshold in thresholds])
-print(f"{len(objects)} objects")
+print(f"threshold   found of {len(objects)}   false alarms")
 for threshold, (hit, false) in zip(thresholds, counts, strict=True):
-    print(f"threshold {threshold:<4}: {hit} found, {false} false alarms")
+    print(f"{threshold:>9}   {hit:>12}   {false:>12}")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
@@ -574,7 +574,7 @@ for by_class in (True, False):
 # %% [markdown]
 # > **How the others do it**
 # >
-# > *Paper.* Fast R-CNN's deltas and greedy NMS, at 0.7 for proposals (Faster R-CNN, section 3.3) and 0.5 for detections.
+# > *Paper.* R-CNN's deltas, and greedy NMS at 0.7 for proposals (Faster R-CNN, section 3.3). For detections the text names no threshold; its code, Detectron, was published with 0.5.
 # >
 # > *Detectron2.* Boxes are $x_1, y_1, x_2, y_2$ and deltas $dx, dy, dw, dh$. Weights are 1, 1, 1, 1 in the RPN and 10, 10, 5, 5 in the box head; the limit is $\log(1000/16)$. NMS within classes shifts the boxes of each class to a place of their own, so that classes never overlap, and runs one NMS (exercise 3).
 # >
@@ -702,7 +702,7 @@ for by_class in (True, False):
 #     print(sigma, total)
 # ```
 #
-# With a fixed score threshold sigma plays the part of $\theta$. Soft-NMS was made for AP, which ranks all boxes instead of cutting at 0.5: chapter 09 onwards has the tools to measure it so.
+# With a fixed score threshold sigma plays the part of $\theta$. Soft-NMS was made for AP, which ranks all boxes instead of cutting at 0.5: the second half of the book measures it so.
 #
 # </details>
 
