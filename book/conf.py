@@ -45,6 +45,7 @@ html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_copy_source = False
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system has it
 html_theme_options = {
     "repository_url": REPOSITORY,
     "repository_branch": "main",
@@ -52,6 +53,8 @@ html_theme_options = {
     "use_repository_button": True,
     "use_download_button": False,
     "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "navbar_persistent": [],  # the side bar has the search
     "home_page_in_toc": True,
     "navigation_with_keys": True,
 }
@@ -85,7 +88,7 @@ def write_library_pages(app):
         chapters = built.get(name) or built.get(name.rpartition(".")[0], [])
         links = ", ".join(f"[{title}](../notebooks/{stem}.ipynb)" for stem, title in chapters)
         intro = f"Built in {links}.\n\n" if links else ""
-        page = f"# {name}\n\n{intro}```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+        page = f"# {name.removeprefix('maskrcnn_edu.')}\n\n{intro}```{{eval-rst}}\n.. automodule:: {name}\n```\n"
         _write(folder / f"{name}.md", page)
         wanted.add(f"{name}.md")
         first = (importlib.import_module(name).__doc__ or "").strip().split("\n")[0]

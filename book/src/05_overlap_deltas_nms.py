@@ -486,7 +486,8 @@ check("nms within classes", nms(many, scores, 0.5, classes), mr.boxes.nms(many, 
 # Step through the heap of Figure 5.1 yourself, from the best score down. Then move the threshold and watch which decisions change.
 
 # %%
-mr.widgets.NMSStepper(heap[shown].boxes, heap[shown].scores, heap[shown].classes, images[shown])
+example = heap[shown]
+mr.widgets.NMSStepper(example.boxes, example.scores, example.classes, images[shown])
 
 # %% [markdown]
 # ### The last step of the detector
