@@ -101,8 +101,9 @@ def test_search_and_dark_mode(address, browsing):
     page.goto(f"{address}/notebooks/05_overlap_deltas_nms.html")
     look = "[document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
     seen = {}
-    for _ in range(3):  # the button goes through light, dark and the system's
+    for mode in ("light", "dark"):
         page.click("button.theme-switch-button >> visible=true")
+        page.click(f"button.theme-change-button[data-mode={mode}] >> visible=true")
         page.wait_for_timeout(500)
         theme, background = page.evaluate(look)
         seen[theme] = background
