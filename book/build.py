@@ -73,13 +73,17 @@ def notebook_of(source: Path) -> Path:
 def read(source: Path):
     """The notebook that a source stands for, without outputs. Its cells are numbered, so that ids stay the same."""
     notebook = jupytext.read(source, fmt="py:percent")
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNEL, "language_info": LANGUAGE, "book": dict(notebook.metadata["book"])}
-    )
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE, "book": about(source)})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"
     return notebook
+
+
+def about(source: Path) -> dict:
+    """What the header says: `title`, and `library`, the modules of which the chapter shows results (maybe none)."""
+    header = jupytext.read(source, fmt="py:percent").metadata.get("book", {})
+    return {"title": header.get("title", source.stem), "library": list(header.get("library", []))}
 
 
 def run(notebook):
@@ -179,7 +183,7 @@ def digests(source: Path) -> dict[str, str]:
     Those files are the ones whose results the chapter shows. Their comments and docstrings do not count, nor does
     the rest of the library: the tests run every chapter anyway, and compare what it prints where that is marked.
     """
-    library = jupytext.read(source, fmt="py:percent").metadata["book"]["library"]
+    library = about(source)["library"]
     files = {source.relative_to(ROOT).as_posix(): _hash(source.read_text(encoding="utf-8"))}
     for path in sorted(p for name in library for p in module_files(name)):
         files[path.relative_to(ROOT).as_posix()] = _hash(_code(path.read_text(encoding="utf-8")))

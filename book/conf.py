@@ -10,7 +10,6 @@ BOOK = Path(__file__).resolve().parent
 sys.path[:0] = [str(BOOK.parent), str(BOOK)]
 
 import build  # noqa: E402
-import jupytext  # noqa: E402
 
 import maskrcnn_edu  # noqa: E402
 
@@ -72,7 +71,7 @@ def chapters_of_module():
     """module -> [(source name, title)] of the chapters whose header names it."""
     found = {}
     for source in build.chapters():
-        about = jupytext.read(source, fmt="py:percent").metadata["book"]
+        about = build.about(source)
         for name in about["library"]:
             title = f"{source.stem[:2]} {about['title']}"
             found.setdefault(f"maskrcnn_edu.{name}", []).append((source.stem, title))

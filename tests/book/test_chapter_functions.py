@@ -6,6 +6,7 @@ function or class of that name. CASES says how to call it; a new name without a 
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,8 @@ def _name(node):
 
 def library_of(source):
     """The modules that the header of a chapter names."""
-    line = next(line for line in source.read_text(encoding="utf-8").splitlines() if line.startswith("#     library:"))
-    return [name.strip() for name in line.split("[")[1].rstrip("]").split(",")]
+    header = re.search(r"^# {5}library: \[(.*)\]$", source.read_text(encoding="utf-8"), re.MULTILINE)
+    return [name.strip() for name in header[1].split(",")] if header else []
 
 
 def pairs():
