@@ -142,7 +142,14 @@ def plain_words(app, what, name, obj, options, lines):
 MARKUP = re.compile(r"[*|]|(?<=\w)_(?!\w)")
 
 
+def only_ours(app, what, name, obj, skip, options):
+    """What a class has from elsewhere, such as matplotlib's methods, is described there."""
+    home = getattr(obj, "__module__", None) or "maskrcnn_edu"
+    return True if not home.startswith("maskrcnn_edu") else None
+
+
 def setup(app):
     app.connect("builder-inited", write_library_pages)
+    app.connect("autodoc-skip-member", only_ours)
     app.connect("autodoc-process-docstring", plain_words, priority=1)  # before napoleon
     app.connect("source-read", stay_here)
