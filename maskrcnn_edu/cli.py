@@ -1,4 +1,4 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights | check-dataset.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights | check-dataset | book.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 1 problems
 found by check-dataset, 2 bad input (one sentence on stderr), 3 another machine of the run was lost, 130 interrupted.
@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, cli_benchmark, cli_data, cli_weights, commands
+from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_weights, commands
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError, WorkerLost
 
@@ -120,6 +120,15 @@ def _parser():
     cli_weights.add_weights(weights)
     check = subparsers.add_parser("check-dataset", help=cli_data.DESCRIPTION, description=cli_data.DESCRIPTION)
     cli_data.add_check(check)
+
+    notebooks = _command(
+        subparsers, "book", book.open_book, "Copy the book's notebooks to a folder and open them in JupyterLab."
+    )
+    notebooks.add_argument(
+        "folder", nargs="?", default="maskrcnn_book", metavar="DIR",
+        help="where they go; a notebook that is there already stays as it is (default: %(default)s)",
+    )  # fmt: skip
+    notebooks.add_argument("--no-open", action="store_true", help="copy only")
     return parser
 
 

@@ -1,6 +1,8 @@
 """Fixtures that several tests share."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -8,7 +10,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 
-FIXTURES = Path(__file__).parent / "fixtures"
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +28,28 @@ def oracle():
         if value.ndim == 4 and name.startswith("roi"):
             values[name] = value.transpose(0, 2, 3, 1)
     return values
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The book's static site, built with warnings as errors: the folder of its pages."""
+    pytest.importorskip("sphinx", reason="needs the extra `book`")
+    out = tmp_path_factory.mktemp("site")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-d",
+        out / "doctrees",
+        ROOT / "book",
+        out / "html",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return out / "html"
 
 
 @pytest.fixture

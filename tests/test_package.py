@@ -57,7 +57,9 @@ def test_wheel_holds_the_package_and_its_data_only(wheel):
     assert "maskrcnn_edu/datasets/__init__.py" in names
     shipped = {p.relative_to(ROOT).as_posix() for p in (ROOT / "data").rglob("*") if p.is_file()}
     assert {f"maskrcnn_edu/{name}" for name in shipped} <= set(names)
-    assert not [name for name in names if "test" in name.lower() or name.endswith((".pyc", ".ipynb"))]
+    notebooks = {f"maskrcnn_edu/notebooks/{p.name}" for p in (ROOT / "book" / "notebooks").glob("*.ipynb")}
+    assert notebooks and notebooks == {name for name in names if "notebook" in name}
+    assert not [name for name in names if "test" in name.lower() or name.endswith(".pyc")]
 
 
 @pytest.mark.slow
@@ -71,3 +73,6 @@ def test_wheel_runs_the_demo_in_an_empty_environment(wheel, tmp_path):
     pictures = [p for p in empty.rglob("*") if p.suffix.lower() in PICTURES]
     assert pictures and all(p.stat().st_size > 0 for p in pictures)
     assert any(name in said for name in ("circle", "square", "triangle")), said
+    run(scripts / "maskrcnn-edu", "book", "--no-open", cwd=empty)
+    copied = {p.name for p in (empty / "maskrcnn_book").iterdir()}
+    assert copied == {p.name for p in (ROOT / "book" / "notebooks").glob("*.ipynb")}
