@@ -109,10 +109,10 @@ def synthetic_batch(config, objects=3, seed=0):
 
 def fastest(function, arguments, repeats):
     """What `function(*arguments)` gives, and the seconds that the fastest of `repeats` calls took after a first one."""
-    result, best = _finished(function(*arguments)), float("inf")
+    result, best = finished(function(*arguments)), float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        result = _finished(function(*arguments))
+        result = finished(function(*arguments))
         best = min(best, time.perf_counter() - start)
     return result, best
 
@@ -123,7 +123,7 @@ def peak_memory():
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _finished(result):
+def finished(result):
     """JAX answers before it has computed."""
     if keras.backend.backend() == "jax":
         import jax
