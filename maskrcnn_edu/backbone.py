@@ -5,7 +5,7 @@ import math
 import keras
 from keras import layers
 
-from maskrcnn_edu.backend import Conv2D
+from maskrcnn_edu.backend import Conv2D, is_traced
 
 
 @keras.saving.register_keras_serializable("maskrcnn_edu")
@@ -14,36 +14,43 @@ class FrozenNorm(layers.Layer):
 
     None of its weights is trainable, whatever `trainable` says: a detector sees too few images a step to re-estimate
     what ImageNet's batches gave (paper, section 3.1; "frozen BN" in Detectron2 and torchvision).
+
+    `convolution`: the layer whose output this is. Given its input too, a compiled detection folds the norm into the
+    kernel, w' = w * gamma / sqrt(variance + eps), and leaves the convolution that comes before it out.
     """
 
-    def __init__(self, epsilon=1e-5, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, epsilon=1e-5, convolution=None, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # a sum of half-precision statistics would move every channel
         self.epsilon = epsilon
+        self._convolution = lambda: convolution  # no attribute: its kernel is not among this layer's weights
 
-    def build(self, shape):
+    def build(self, x_shape, convolved_shape=None):
         for name, start in (
             ("gamma", "ones"),
             ("beta", "zeros"),
             ("moving_mean", "zeros"),
             ("moving_variance", "ones"),
         ):
-            setattr(self, name, self.add_weight(name=name, shape=(shape[-1],), initializer=start, trainable=False))
+            setattr(self, name, self.add_weight(name=name, shape=(x_shape[-1],), initializer=start, trainable=False))
 
-    def call(self, x):
+    def call(self, x, convolved=None, training=False):
         scale = self.gamma * keras.ops.rsqrt(self.moving_variance + self.epsilon)
         shift = self.beta - self.moving_mean * scale
+        layer = self._convolution()
+        if layer is not None and not training and is_traced(x):  # x itself is not used then, so that nobody computes it
+            kernel = keras.ops.cast(layer.kernel * scale, x.dtype)
+            return layer.convolution_op(convolved, kernel) + keras.ops.cast(shift, x.dtype)
         return x * keras.ops.cast(scale, x.dtype) + keras.ops.cast(shift, x.dtype)
+
+    def compute_output_spec(self, x, convolved=None, training=False):
+        return keras.KerasTensor(x.shape, x.dtype)
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
 def norm(x, kind, epsilon, name):
-    """The normalisation `kind`: frozen | batch | sync | group | none."""
-    if kind == "none":
-        return x
-    if kind == "frozen":
-        return FrozenNorm(epsilon, name=name)(x)
+    """The trained normalisation `kind`: batch | sync | group."""
     if kind == "group":  # Wu and He, 2018: 32 groups, or the most that divide the channels
         return layers.GroupNormalization(groups=math.gcd(32, x.shape[-1]), epsilon=epsilon, name=name)(x)
     # JAX computes as if on one device, so that there every batch is the whole one, and Keras has no synchronised form.
@@ -56,10 +63,14 @@ def conv(x, channels, kernel, name, norm_kind="none", epsilon=1e-5, stride=1, ac
     if stride > 1 and kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     padding = "same" if stride == 1 else "valid"
-    x = Conv2D(
+    convolution = Conv2D(
         channels, kernel, stride, padding, use_bias=norm_kind == "none", kernel_initializer=init, name=name
-    )(x)  # fmt: skip
-    x = norm(x, norm_kind, epsilon, f"{name}_norm")
+    )  # fmt: skip
+    convolved, x = x, convolution(x)
+    if norm_kind == "frozen":
+        x = FrozenNorm(epsilon, convolution, name=f"{name}_norm")(x, convolved)
+    elif norm_kind != "none":
+        x = norm(x, norm_kind, epsilon, f"{name}_norm")
     return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
 

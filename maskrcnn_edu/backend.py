@@ -85,6 +85,15 @@ def _jax_on_cpu():
     return jax.default_backend() == "cpu"
 
 
+def is_traced(x) -> bool:
+    """Whether `x` stands for a value in a computation that is being compiled, and holds none itself."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return isinstance(x, jax.core.Tracer)
+    return _inside_graph()
+
+
 @contextlib.contextmanager
 def layers_compute_in(precision):
     """Layers made inside compute in `precision` (float32, bfloat16, float16) and keep their weights in float32."""
