@@ -92,7 +92,14 @@ def _parser():
         help="the last run under --logs, a .keras file, or published weights",
     )  # fmt: skip
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    evaluate.add_argument(
+        "--batch-size", type=_positive, default=1, metavar="N", help="images run together (default: 1)"
+    )
     evaluate.add_argument("--out", metavar="FILE", help="write the numbers to this JSON file")
+    evaluate.add_argument(
+        "--results", metavar="DIR",
+        help="write the detections there in COCO's results format: bbox.json, segm.json, keypoints.json",
+    )  # fmt: skip
 
     detect = _command(
         subparsers, "detect", commands.detect, "Find objects on photographs; draws them and lists them as COCO does."

@@ -1,6 +1,7 @@
 """Mask R-CNN: the parts of the other files put together, for training and for detection."""
 
 import dataclasses
+from functools import partial
 
 import keras
 import numpy as np
@@ -278,6 +279,13 @@ class MaskRCNN(keras.Model):
 
         Returns a list with a `Detections` for each image. Raises InputError for what is no image, with its position.
         """
+        return [finish() for finish in self.detect_later(images, batch_size)]
+
+    def detect_later(self, images, batch_size=1):
+        """As `detect`, with a function in place of each `Detections`: the network has run, the function does the rest.
+
+        Masks are pasted, and keypoints read, where the function is called: perhaps in another thread.
+        """
         if not isinstance(images, (list, tuple)):
             images = np.asarray(images)
             if images.ndim != 4:
@@ -294,22 +302,26 @@ class MaskRCNN(keras.Model):
         for size, positions in groups.items():
             for start in range(0, len(positions), batch_size):
                 chosen = positions[start : start + batch_size]
-                for position, detections in zip(
+                for position, finish in zip(
                     chosen, self._detect_group([photographs[p] for p in chosen], size, batch_size), strict=True
                 ):
-                    found[position] = detections
+                    found[position] = finish
         return found
 
     def _detect_group(self, photographs, size, batch_size):
-        """Detections on up to `batch_size` photographs that share a padded size. Blank images fill the batch up."""
+        """`detect_later` on up to `batch_size` photographs of one padded size. Blank images fill the batch up."""
         batch = to_batch(photographs, size, batch_size, self.config)
         if self._detect_batch is None:
             self._detect_batch = compiled(lambda batch: self(batch, training=False), self)
         result = {name: np.asarray(value) for name, value in self._detect_batch(batch).items()}
         return [
-            on_photograph(
-                {name: value[i] for name, value in result.items()}, photograph, batch["window"][i], self.config
-            )
+            partial(
+                on_photograph,
+                {name: value[i] for name, value in result.items()},
+                photograph,
+                batch["window"][i],
+                self.config,
+            )  # fmt: skip
             for i, photograph in enumerate(photographs)
         ]
 
