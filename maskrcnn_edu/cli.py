@@ -1,4 +1,4 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights | check-dataset | book.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | export | benchmark | weights | check-dataset | book.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 1 problems
 found by check-dataset, 2 bad input (one sentence on stderr), 3 another machine of the run was lost, 130 interrupted.
@@ -116,6 +116,18 @@ def _parser():
     detect.add_argument(
         "--score", type=_share, default=commands.DRAWN_SCORE, metavar="S",
         help="draw and print what scores at least this; detections.json has all (default: %(default)s)",
+    )  # fmt: skip
+
+    export = _command(
+        subparsers, "export", commands.export, "Write a model for other runtimes: photographs in, detections out."
+    )
+    export.add_argument("--logs", metavar="DIR", default="logs", help="where --model last looks (default: %(default)s)")
+    export.add_argument("--model", required=True, metavar="last|PATH|NAME", help="a .keras file, or published weights")
+    export.add_argument("--format", required=True, choices=("saved_model", "onnx", "litert"), help="what to write")
+    export.add_argument("--out", required=True, metavar="PATH", help="a folder for saved_model, else a file")
+    export.add_argument(
+        "--size", type=_positive, nargs=2, metavar=("H", "W"),
+        help="height and width of the photographs; litert needs it, the other formats take any",
     )  # fmt: skip
 
     benchmark = subparsers.add_parser(

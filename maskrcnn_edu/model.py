@@ -71,6 +71,8 @@ class MaskRCNN(keras.Model):
         """A batch (dict) as `mr.loader` gives it: image (B, H, W, C), image_size (B, 2), the rest for the losses."""
         dtypes = {name: "float32" for name in ("image_size", "window", "boxes", "keypoints")} | {"classes": "int32"}
         batch = {name: ops.cast(value, dtypes[name]) if name in dtypes else value for name, value in batch.items()}
+        if None in batch["image"].shape[1:3]:
+            raise InputError("The images of all batches must have one size while training; use mr.loader.")
         pyramid = self.backbone(self.normalise(batch["image"], batch["image_size"]), training=training)
         if self.config.box_frame == "matterport":
             batch = in_last_pixel_frame(batch)
@@ -106,9 +108,7 @@ class MaskRCNN(keras.Model):
 
     def normalise(self, image, image_size):
         """(image - mean) / std, with 0 in the padding: (B, H, W, C) 0..255, (B, 2) -> (B, H, W, C)."""
-        height, width = image.shape[1:3]
-        if height is None or width is None:
-            raise InputError("The images of all batches must have one size while training; use mr.loader.")
+        height, width = ops.shape(image)[1:3]
         image = (ops.cast(image, "float32") - np.float32(self.config.pixel_mean)) / np.float32(self.config.pixel_std)
         size = ops.cast(image_size, "float32")[:, :, None, None]
         y = ops.cast(ops.arange(height), "float32")[None, :, None] < size[:, 0]
