@@ -60,7 +60,9 @@ def check(path, format, size=None):
     if format not in FORMATS:
         raise InputError(f"format is {format!r}; choose {', '.join(FORMATS)}.")
     if (format == "litert") != (size is not None):
-        raise InputError("litert takes photographs of one size: give it height and width, and the other formats none.")
+        raise InputError(
+            "litert takes photographs of one size: give it --size H W; the other formats take any, so none."
+        )
     if format == "onnx" and not find_spec("tf2onnx"):
         raise InputError("ONNX needs the package tf2onnx; install it with: pip install 'maskrcnn_edu[export]'.")
     if format == "saved_model" and path.exists() and not (path / "saved_model.pb").is_file():

@@ -71,7 +71,7 @@ def test_help_answers_within_a_second_without_tensorflow():
         )
         done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
         times.append(time.perf_counter() - start)
-    assert all(name in done.stdout for name in ("demo", "train", "evaluate", "detect", "weights"))
+    assert all(name in done.stdout for name in ("demo", "train", "evaluate", "detect", "export", "weights"))
     assert min(times) < 1
 
 
