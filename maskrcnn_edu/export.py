@@ -162,7 +162,8 @@ def on_canvas(images, photograph_size, config):
     elif isinstance(photograph_size, tuple):
         canvas = [config.round_up(part) for part in sizes]
     else:
-        canvas = [-(-part // config.size_divisor) * config.size_divisor for part in sizes]
+        # Not -(-part // divisor): in ONNX whole numbers divide towards zero.
+        canvas = [(part + config.size_divisor - 1) // config.size_divisor * config.size_divisor for part in sizes]
     rows, columns = (
         resize_matrix(pixels, part, start, whole, config.resize)
         for pixels, part, start, whole in zip(photograph_size, sizes, starts, canvas, strict=True)

@@ -79,14 +79,14 @@ def assert_same(run, model, photographs):
     for photograph, detections in zip(photographs, expected, strict=True):
         found = {name: value[0] for name, value in run(np.ascontiguousarray(photograph[None])).items()}
         total += found_again(found, detections)
-        first = slice(0, min(5, len(detections)))
+        overlap = np.asarray(mr.boxes.iou(detections.boxes[:5], found["boxes"]))
+        slots = overlap.argmax(axis=1)  # of equal scores another may come first
         pasted = masks.paste(
-            found["masks"][first], found["boxes"][first], *photograph.shape[:2], model.config.mask_paste
+            found["masks"][slots], found["boxes"][slots], *photograph.shape[:2], model.config.mask_paste
         )  # fmt: skip
-        for ours, theirs, box in zip(pasted, detections.masks[first], detections.boxes[first], strict=True):
-            if np.abs(found["boxes"][first] - box).max(axis=1).min() < 0.01:
-                union = (ours | theirs).sum()
-                assert union == 0 or (ours & theirs).sum() >= 0.98 * union
+        for ours, theirs, share in zip(pasted, detections.masks, overlap.max(axis=1), strict=False):
+            union = (ours | theirs).sum()
+            assert share < 0.999 or union == 0 or (ours & theirs).sum() >= 0.98 * union
     assert total >= 0.99 * sum(map(len, expected)) > 0
     return expected
 
@@ -139,21 +139,20 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family_model(request):
-    return seeded(*FAMILIES[request.param])
-
-
 @tensorflow
 @needs_sample
 @pytest.mark.slow
-@pytest.mark.parametrize("format", export.FORMATS)
-def test_published_architectures_on_photographs(family_model, format, tmp_path):
-    photographs = sample(4)
+@pytest.mark.parametrize(
+    "family, format",
+    [("detectron2", "saved_model"), ("detectron2", "onnx"), ("detectron2", "litert"), ("torchvision", "onnx"),
+     ("matterport", "saved_model")],
+)  # fmt: skip
+def test_published_architectures_on_photographs(family, format, tmp_path):
+    model, photographs = seeded(*FAMILIES[family]), sample(4)
     if format == "litert":
         photographs = photographs[:1]
-    run = exported(family_model, tmp_path, format, photographs[0].shape[:2] if format == "litert" else None)
-    assert_same(run, family_model, photographs)
+    run = exported(model, tmp_path, format, photographs[0].shape[:2] if format == "litert" else None)
+    assert_same(run, model, photographs)
 
 
 @tensorflow
