@@ -24,6 +24,7 @@ import keras
 import numpy as np
 
 from maskrcnn_edu.anchors import cell_anchors
+from maskrcnn_edu.backend import without_islands
 from maskrcnn_edu.datasets import transforms
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.proposals import select_proposals
@@ -85,7 +86,8 @@ def detector(model, size=None):
         seen = tf.cast(tf.shape(image)[1:3], tf.float32) if config.resize == "matterport" else window[2:]
         repeat = tf.shape(images)[:1]
         batch = {"image": image, "image_size": _repeated(seen, repeat), "window": _repeated(window, repeat)}
-        found = model(batch, training=False) if image.shape[1] else _of_any_size(model, batch)
+        with without_islands():
+            found = model(batch, training=False) if image.shape[1] else _of_any_size(model, batch)
         rescale = {"continuous": rescaled, "matterport": rescaled_and_rounded}[config.box_frame]
         exists = found["scores"] > 0
         found["boxes"] = rescale(found["boxes"], window, tf.cast(tf.stack(photograph_size), tf.float32))
