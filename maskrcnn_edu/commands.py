@@ -186,7 +186,7 @@ def export(options):
     path = options.model
     if path == "last":
         path = training.last_run(options.logs) / training.CHECKPOINT
-    model = _open(path)
+    model = open_model(path)
     print(f"Writing {path} as {options.format}; this takes a minute or two.", flush=True)
     write(model, options.out, options.format, options.size)
     print(options.out)

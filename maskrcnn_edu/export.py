@@ -261,10 +261,12 @@ def _write_saved_model(model, path, size):
 
 
 def _write_onnx(model, path, size):
+    import onnx
     import tf2onnx
 
     detect = detector(model, size)
     proto, _ = tf2onnx.convert.from_function(detect, input_signature=detect.input_signature, opset=ONNX_OPSET)
+    onnx.checker.check_model(proto)  # tf2onnx only logs an operation that it does not know
     entry = proto.metadata_props.add()
     entry.key, entry.value = "labels.txt", _labels(model)
     path.write_bytes(proto.SerializeToString())
