@@ -1,4 +1,5 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect | export | benchmark | weights | check-dataset | book.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | export | benchmark | weights | check-dataset |
+book.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 1 problems
 found by check-dataset, 2 bad input (one sentence on stderr), 3 another machine of the run was lost, 130 interrupted.
@@ -8,7 +9,7 @@ import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_weights, commands
+from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_export, cli_weights, commands
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError, WorkerLost
 
@@ -118,17 +119,8 @@ def _parser():
         help="draw and print what scores at least this; detections.json has all (default: %(default)s)",
     )  # fmt: skip
 
-    export = _command(
-        subparsers, "export", commands.export, "Write a model for other runtimes: photographs in, detections out."
-    )
-    export.add_argument("--logs", metavar="DIR", default="logs", help="where --model last looks (default: %(default)s)")
-    export.add_argument("--model", required=True, metavar="last|PATH|NAME", help="a .keras file, or published weights")
-    export.add_argument("--format", required=True, choices=("saved_model", "onnx", "litert"), help="what to write")
-    export.add_argument("--out", required=True, metavar="PATH", help="a folder for saved_model, else a file")
-    export.add_argument(
-        "--size", type=_positive, nargs=2, metavar=("H", "W"),
-        help="height and width of the photographs; litert needs it, the other formats take any",
-    )  # fmt: skip
+    export = subparsers.add_parser("export", help=cli_export.DESCRIPTION, description=cli_export.DESCRIPTION)
+    cli_export.add_export(export)
 
     benchmark = subparsers.add_parser(
         "benchmark", help=cli_benchmark.DESCRIPTION, description=cli_benchmark.DESCRIPTION

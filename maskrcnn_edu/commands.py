@@ -175,23 +175,6 @@ def detect(options):
     print(f"\nAll of them in COCO's results format: {out / 'detections.json'}")
 
 
-def export(options):
-    check_writable(options.out, folder=options.format == "saved_model")
-    import_keras()
-    from maskrcnn_edu import training
-    from maskrcnn_edu.export import check
-    from maskrcnn_edu.export import export as write
-
-    check(options.out, options.format, options.size)
-    path = options.model
-    if path == "last":
-        path = training.last_run(options.logs) / training.CHECKPOINT
-    model = open_model(path)
-    print(f"Writing {path} as {options.format}; this takes a minute or two.", flush=True)
-    write(model, options.out, options.format, options.size)
-    print(options.out)
-
-
 # What the commands share
 
 

@@ -1,6 +1,6 @@
 """Export: a trained model as one graph from photographs to detections, for TensorFlow, ONNX Runtime or LiteRT.
 
-One signature in every format. `images` (B, H, W, 3) uint8 RGB photographs go in; these arrays of fixed size come out,
+One signature in every format. `images` (B, H, W, C) uint8 photographs, RGB, go in; these arrays of fixed size come out,
 for each photograph the best detections first, then zeros in the unused of its D = config.max_detections slots:
 
     count (B,) int32               how many were found
@@ -27,7 +27,6 @@ from maskrcnn_edu.anchors import cell_anchors
 from maskrcnn_edu.backend import without_islands
 from maskrcnn_edu.datasets import transforms
 from maskrcnn_edu.errors import InputError
-from maskrcnn_edu.proposals import select_proposals
 
 FORMATS = ("saved_model", "onnx", "litert")
 ONNX_OPSET = 18
@@ -60,6 +59,8 @@ def check(path, format, size=None):
     path = Path(path)
     if format not in FORMATS:
         raise InputError(f"format is {format!r}; choose {', '.join(FORMATS)}.")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise InputError(f"size is {list(size)}; give height and width of the photographs, in pixels.")
     if (format == "litert") != (size is not None):
         raise InputError(
             "litert takes photographs of one size: give it --size H W; the other formats take any, so none."
@@ -77,7 +78,8 @@ def detector(model, size=None):
     import tensorflow as tf
 
     config = model.config
-    shape = (1, *size, 3) if size else (None, None, None, 3)
+    channels = config.image_channels
+    shape = (1, *size, channels) if size else (None, None, None, channels)
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, name="images")])
     def detect(images):
@@ -121,8 +123,7 @@ def _of_any_size(model, batch):
         deltas.append(tf.reshape(_filled_up(level_deltas, grid, side), (-1, number, 4)))
         anchors.append(_anchors(level, padded, grid, side, config))
         pyramid[level] = _filled_up(feature, grid, side)
-    counts = config.proposals_per_level, config.proposals
-    proposals, scores = select_proposals(logits, deltas, anchors, batch["image_size"], *counts, config)
+    proposals, scores = model.select(logits, deltas, anchors, batch["image_size"])
     return model._heads_for_detections(pyramid, proposals, scores > -float("inf"), batch)
 
 
@@ -151,7 +152,7 @@ def _anchors(level, padded, grid, side, config):
 
 
 def on_canvas(images, photograph_size, config):
-    """uint8 photographs (B, h, w, 3) resized and padded: (B, H, W, 3) float32, and their window (4,) on the canvas.
+    """uint8 photographs (B, h, w, C) resized and padded: (B, H, W, C) float32, and their window (4,) on the canvas.
 
     Resizing is linear in each axis, so it is a product with a matrix, and zero rows of that matrix are the padding.
     """

@@ -208,6 +208,7 @@ def test_what_cannot_be_exported_is_said(tmp_path, capsys, monkeypatch):
     cases = {
         "litert takes photographs of one size": ("litert", "new"),
         r"pip install 'maskrcnn_edu[export]'": ("onnx", "new"),
+        "size is [0, 9]; give height and width": ("litert", "new", "--size", "0", "9"),
         "is a folder; give a file": ("litert", "folder", "--size", "9", "9"),
         "is there already and is no SavedModel": ("saved_model", "folder"),
         "is a file; give a folder": ("saved_model", "file"),

@@ -25,7 +25,10 @@ KEYPOINTS_NEEDED = {
 
 
 def parse(file, labelled=True):
-    """The JSON file as a dict with the three lists that COCO's have (no annotations without labels). InputError if that is not what it holds."""
+    """The JSON file as a dict with the three lists that COCO's have; not `labelled`, without annotations.
+
+    InputError if that is not what it holds.
+    """
     try:
         with open(file, encoding="utf-8") as opened:
             content = json.load(opened)
