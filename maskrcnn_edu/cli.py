@@ -1,4 +1,5 @@
-"""The command line: maskrcnn-edu demo | train | evaluate | detect | benchmark | weights | check-dataset | book.
+"""The command line: maskrcnn-edu demo | train | evaluate | detect | export | benchmark | weights | check-dataset |
+book.
 
 Keras and TensorFlow are imported inside the commands, so that --help answers at once. Exit codes: 0 done, 1 problems
 found by check-dataset, 2 bad input (one sentence on stderr), 3 another machine of the run was lost, 130 interrupted.
@@ -8,7 +9,7 @@ import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_weights, commands
+from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_export, cli_weights, commands
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError, WorkerLost
 
@@ -92,7 +93,14 @@ def _parser():
         help="the last run under --logs, a .keras file, or published weights",
     )  # fmt: skip
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    evaluate.add_argument(
+        "--batch-size", type=_positive, default=1, metavar="N", help="images run together (default: 1)"
+    )
     evaluate.add_argument("--out", metavar="FILE", help="write the numbers to this JSON file")
+    evaluate.add_argument(
+        "--results", metavar="DIR",
+        help="write the detections there in COCO's results format: bbox.json, segm.json, keypoints.json",
+    )  # fmt: skip
 
     detect = _command(
         subparsers, "detect", commands.detect, "Find objects on photographs; draws them and lists them as COCO does."
@@ -110,6 +118,9 @@ def _parser():
         "--score", type=_share, default=commands.DRAWN_SCORE, metavar="S",
         help="draw and print what scores at least this; detections.json has all (default: %(default)s)",
     )  # fmt: skip
+
+    export = subparsers.add_parser("export", help=cli_export.DESCRIPTION, description=cli_export.DESCRIPTION)
+    cli_export.add_export(export)
 
     benchmark = subparsers.add_parser(
         "benchmark", help=cli_benchmark.DESCRIPTION, description=cli_benchmark.DESCRIPTION

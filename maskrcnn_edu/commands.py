@@ -105,11 +105,15 @@ def evaluate(options):
     dataset = _dataset(options)
     if options.out:
         check_writable(options.out)
+    if options.results:
+        check_writable(options.results, folder=True)
     import_keras()
     from maskrcnn_edu import training
     from maskrcnn_edu.evaluation import class_numbers
     from maskrcnn_edu.evaluation import evaluate as measure
 
+    if not dataset.labelled and not options.results:
+        raise InputError(f"{dataset.file} has no annotations to compare with; give --results DIR to write detections.")
     path = options.model
     if path == "last":
         path = training.last_run(options.logs, options.data) / training.CHECKPOINT
@@ -118,15 +122,26 @@ def evaluate(options):
     dataset.channels = model.config.image_channels
     count = min(options.limit or len(dataset), len(dataset))
     print(f"Evaluating {path} on {count} images; the first takes longer, while the model is compiled.", flush=True)
-    scores = measure(model, dataset, options.limit, per_class=True, progress=_progress_bar(count))
-    by_class = scores.pop("per_class")
+    scores = measure(
+        model, dataset, options.limit, options.batch_size, per_class=True, progress=_progress_bar(count),
+        results=options.results,
+    )  # fmt: skip
+    scores.pop("per_class")
+    by_class = scores.pop("per_class_sizes")
     if options.out:  # first: whoever reads what is printed may stop reading
         training.write_json(options.out, scores)
+    if options.results:
+        print(f"Detections in COCO's results format: {options.results}")
+    if not dataset.labelled:
+        print(f"{dataset.file} has no annotations, so nothing is measured.")
+        return
     for kind, values in scores.items():
         print(f"{kind}: " + "  ".join(f"{name} {_score(value)}" for name, value in values.items()))
-    print("AP by class" + "".join(f"{kind:>10}" for kind in scores))
-    for name in dataset.class_names[1:]:
-        print(f"  {name:<20}" + "".join(f"{_score(by_class[kind][name]):>10}" for kind in scores))
+    for kind, rows in by_class.items():
+        header = "".join(f"{metric:>8}" for metric in next(iter(rows.values())))
+        print(f"\n{f'{kind} by class':<22}{header}")
+        for name, row in rows.items():
+            print(f"  {name:<20}" + "".join(f"{_score(value):>8}" for value in row.values()))
 
 
 def detect(options):

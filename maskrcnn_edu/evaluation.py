@@ -1,23 +1,30 @@
-"""Evaluation: COCO's average precision of boxes, masks and keypoints, computed by pycocotools."""
+"""Evaluation: detects on a dataset and has the detections scored; COCO's results files."""
 
 import contextlib
-import io
+import json
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from maskrcnn_edu.datasets.coco_classes import is_unused
+from maskrcnn_edu.detections import padded_size
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.masks import encode_rle
 
 # pycocotools' twelve numbers in its order: precision at IoU .50:.95, .50, .75, of small, medium and large objects, then
 # recall with 1, 10 and 100 detections an image, and of small, medium and large objects.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-OKS_KEYPOINTS = 17
 # Its ten numbers of keypoints, where object keypoint similarity stands for IoU: 20 detections, no small objects.
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+OKS_KEYPOINTS = 17
+RESULT_FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # of COCO's results, by kind
+HELD_BATCHES = 8  # photographs that wait for others of their padded size, in batches
 
 
-def evaluate(model, dataset, limit=None, batch_size=1, per_class=False, progress=None):
+def evaluate(model, dataset, limit=None, batch_size=1, per_class=False, progress=None, results=None, curves=False):
     """Detects on a dataset and scores the detections: {"bbox": {...}, "segm": {...}}, each with the twelve METRICS.
 
     A model with a keypoint head is scored on "keypoints" too, with the ten KEYPOINT_METRICS. For them the area of
@@ -26,17 +33,26 @@ def evaluate(model, dataset, limit=None, batch_size=1, per_class=False, progress
     Args:
         model: a MaskRCNN; without a mask head there is no "segm".
         dataset: a Dataset with the model's classes, known by their names, in any order. Crowds count as COCO's
-            iscrowd: matching one is no mistake.
+            iscrowd: matching one is no mistake. One that is not `labelled` is detected on, but not scored: {}.
         limit: only the first so many images.
-        batch_size: images run together.
-        per_class: adds {"per_class": {"bbox": {class name: AP}, "segm": ...}}.
+        batch_size: images run together, those of one padded size.
+        per_class: adds {"per_class": {"bbox": {class name: AP}, "segm": ...}} and the same by size of object,
+            {"per_class_sizes": {"bbox": {class name: {"AP", "AP50", "AP75", "APs", "APm", "APl"}}, "segm": ...}}.
         progress: called with the number of images done, if given.
+        results: a folder for bbox.json, segm.json and keypoints.json, the detections in COCO's results format with the
+            dataset's own ids. pycocotools on such a file gives the numbers that are returned here.
+        curves: adds {"curves": {"bbox": {...}, "segm": ...}}: recall (101,), precision (T, 101, C) at each of these
+            recalls, scores (T, 101, C) where it is reached, iou (T,) thresholds and the names of the C classes. -1
+            where a class has no objects.
 
     Numbers are between 0 and 1; -1 where there is nothing to measure, as pycocotools has it.
 
     Raises:
-        InputError: the dataset has no images, or other classes than the model, or no keypoints where the model has.
+        InputError: the dataset has no images, or other classes than the model, or no keypoints where the model has, or
+            an image that cannot be read. No results file is written then.
     """
+    from maskrcnn_edu.average_precision import AveragePrecision
+
     numbers = class_numbers(model, dataset)
     kinds = ["bbox"] + ["segm"] * bool(model.mask_head) + ["keypoints"] * bool(getattr(model, "keypoint_head", None))
     offset = 0.0
@@ -46,18 +62,110 @@ def evaluate(model, dataset, limit=None, batch_size=1, per_class=False, progress
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if count < 1:
         raise InputError(f"{type(dataset).__name__} has no images to evaluate; give at least one.")
-    images, truth, results = [], [], []
-    for start in range(0, count, batch_size):
-        positions = range(start, min(start + batch_size, count))
-        photographs = [dataset.image(i) for i in positions]
-        for i, photograph, found in zip(positions, photographs, model.detect(photographs, batch_size), strict=True):
-            height, width = photograph.shape[:2]
-            images.append({"id": i, "height": height, "width": width})
-            truth += [{**entry, "image_id": i} for entry in dataset.annotations_of(i, (height, width))]
-            results += [entry for entry in as_coco(found, i, numbers, offset) if entry["category_id"]]
-        if progress:
-            progress(len(images))
-    return _score(images, truth, results, dataset.class_names, kinds, per_class)
+    if not dataset.labelled and results is None:
+        raise InputError(f"{type(dataset).__name__} has no annotations to compare with; ask for results files alone.")
+    measures = [AveragePrecision(kind, dataset.class_names) for kind in kinds if dataset.labelled]
+
+    def encode(i, finish, size):
+        entries = [entry for entry in as_coco(finish(), i, numbers, offset) if entry["category_id"]]
+        truth = dataset.annotations_of(i, size) if measures else []
+        return entries, [measure.match(truth, entries, size) for measure in measures]
+
+    with _results_files(results, kinds, dataset) as write:
+        for done, (i, (entries, matched)) in enumerate(_overlapped(model, dataset, count, batch_size, encode), start=1):
+            write(i, entries)
+            for measure, of_image in zip(measures, matched, strict=True):
+                measure.add(dataset.image_id(i), of_image)
+            if progress:
+                progress(done)
+    for measure in measures:
+        measure.compute()
+    scores = {measure.kind: measure.metrics() for measure in measures}
+    if per_class:
+        by_size = {measure.kind: measure.by_class() for measure in measures}
+        by_class = {kind: {name: row["AP"] for name, row in rows.items()} for kind, rows in by_size.items()}
+        scores |= {"per_class": by_class, "per_class_sizes": by_size}
+    if curves:
+        scores["curves"] = {measure.kind: measure.curves() for measure in measures}
+    return scores
+
+
+def _overlapped(model, dataset, count, batch_size, encode):
+    """Yields (i, encode(i, finish, size)) for the images, in the order in which they are run.
+
+    While the network looks at a batch, one thread reads the next photographs and another encodes the last detections.
+    Little waits anywhere, so memory is bounded.
+    """
+    waiting = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as encoder:
+        batches = _batches(model, dataset, count, batch_size)
+        upcoming = reader.submit(next, batches, None)
+        while batch := upcoming.result():
+            upcoming = reader.submit(next, batches, None)
+            positions, photographs = zip(*batch, strict=True)
+            unfinished = model.detect_later(list(photographs), batch_size)
+            for i, photograph, finish in zip(positions, photographs, unfinished, strict=True):
+                waiting.append((i, encoder.submit(encode, i, finish, photograph.shape[:2])))
+            while len(waiting) > batch_size:
+                i, encoded = waiting.popleft()
+                yield i, encoded.result()
+        for i, encoded in waiting:
+            yield i, encoded.result()
+
+
+def _batches(model, dataset, count, batch_size):
+    """Yields lists of (i, photograph) that share a padded size: the network runs them together."""
+    groups = {}
+    for i in range(count):
+        photograph = dataset.image(i)
+        size = padded_size(photograph, model.config) if batch_size > 1 else None
+        group = groups.setdefault(size, [])
+        group.append((i, photograph))
+        if len(group) == batch_size or sum(map(len, groups.values())) == HELD_BATCHES * batch_size:
+            yield groups.pop(max(groups, key=lambda size: len(groups[size])))
+    yield from groups.values()
+
+
+@contextlib.contextmanager
+def _results_files(folder, kinds, dataset):
+    """A function that takes (i, entries): it adds them to COCO's results files in `folder`, or does nothing without.
+
+    The files are written aside and renamed when all is done; an error or Ctrl-C leaves nothing.
+    """
+    if folder is None:
+        yield lambda i, entries: None
+        return
+    folder, category_ids = Path(folder), dataset.category_ids
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    asides = {kind: folder / f".{kind}.json-being-written" for kind in kinds}
+    separator = "[\n"
+
+    def write(i, entries):
+        nonlocal separator
+        for entry in entries:
+            label = entry["category_id"]
+            own = {"image_id": dataset.image_id(i), "category_id": category_ids[label] if category_ids else label}
+            for kind, file in files.items():
+                field = RESULT_FIELDS[kind]
+                file.write(separator + json.dumps({**own, field: entry[field], "score": entry["score"]}))
+            separator = ",\n"
+
+    try:
+        with contextlib.ExitStack() as stack:
+            files = {kind: stack.enter_context(open(aside, "w")) for kind, aside in asides.items()}
+            yield write
+            for file in files.values():
+                file.write("[]\n" if separator == "[\n" else "\n]\n")
+        for kind, aside in asides.items():
+            os.replace(aside, folder / f"{kind}.json")
+    except BaseException:
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _check_keypoints(model, dataset):
@@ -127,53 +235,3 @@ def as_coco(detections, image_id, category_ids=None, keypoint_offset=0.5):
             entry["keypoints"] = (detections.keypoints[i] - np.float32([keypoint_offset] * 2 + [0])).ravel().tolist()
         entries.append(entry)
     return entries
-
-
-def _score(images, truth, results, class_names, kinds, per_class):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    truth = [{**entry, "id": number} for number, entry in enumerate(truth, start=1)]  # id 0 means "unmatched" there
-    categories = [{"id": i, "name": name} for i, name in enumerate(class_names) if i]
-    scores, by_class = {}, {}
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        reference, found = COCO(), COCO()
-        reference.dataset = {"images": images, "annotations": truth, "categories": categories}
-        reference.createIndex()
-        for kind in kinds:
-            found.dataset = {"images": images, "annotations": _sized(results, kind), "categories": categories}
-            found.createIndex()
-            run = COCOeval(reference, found, kind)
-            run.evaluate()
-            run.accumulate()
-            run.summarize()
-            names = KEYPOINT_METRICS if kind == "keypoints" else METRICS
-            scores[kind] = dict(zip(names, map(float, run.stats), strict=True))
-            by_class[kind] = _class_precision(run, class_names)
-    return {**scores, "per_class": by_class} if per_class else scores
-
-
-def _sized(results, kind):
-    """Result entries with the area that decides whether a detection is small, medium or large, by its kind."""
-    from pycocotools import mask as coco_mask
-
-    sized = []
-    for number, entry in enumerate(results, start=1):
-        if kind == "keypoints":
-            area = float(np.ptp(entry["keypoints"][0::3]) * np.ptp(entry["keypoints"][1::3]))
-        elif kind == "bbox":
-            area = entry["bbox"][2] * entry["bbox"][3]
-        else:
-            area = float(coco_mask.area(entry["segmentation"]))
-        sized.append({**entry, "id": number, "iscrowd": 0, "area": area})
-    return sized
-
-
-def _class_precision(run, class_names):
-    """AP (.50:.95, all sizes, 100 detections) of each class; -1 for a class without objects."""
-    precision = run.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class)
-    names = class_names[1:]
-    return {
-        name: float(values[values > -1].mean()) if (values > -1).any() else -1.0
-        for name, values in zip(names, np.moveaxis(precision, -1, 0), strict=True)
-    }

@@ -1,6 +1,7 @@
 """Mask R-CNN: the parts of the other files put together, for training and for detection."""
 
 import dataclasses
+from functools import partial
 
 import keras
 import numpy as np
@@ -70,6 +71,8 @@ class MaskRCNN(keras.Model):
         """A batch (dict) as `mr.loader` gives it: image (B, H, W, C), image_size (B, 2), the rest for the losses."""
         dtypes = {name: "float32" for name in ("image_size", "window", "boxes", "keypoints")} | {"classes": "int32"}
         batch = {name: ops.cast(value, dtypes[name]) if name in dtypes else value for name, value in batch.items()}
+        if None in batch["image"].shape[1:3]:
+            raise InputError("The images of all batches must have one size while training; use mr.loader.")
         pyramid = self.backbone(self.normalise(batch["image"], batch["image_size"]), training=training)
         if self.config.box_frame == "matterport":
             batch = in_last_pixel_frame(batch)
@@ -105,9 +108,7 @@ class MaskRCNN(keras.Model):
 
     def normalise(self, image, image_size):
         """(image - mean) / std, with 0 in the padding: (B, H, W, C) 0..255, (B, 2) -> (B, H, W, C)."""
-        height, width = image.shape[1:3]
-        if height is None or width is None:
-            raise InputError("The images of all batches must have one size while training; use mr.loader.")
+        height, width = ops.shape(image)[1:3]
         image = (ops.cast(image, "float32") - np.float32(self.config.pixel_mean)) / np.float32(self.config.pixel_std)
         size = ops.cast(image_size, "float32")[:, :, None, None]
         y = ops.cast(ops.arange(height), "float32")[None, :, None] < size[:, 0]
@@ -278,6 +279,13 @@ class MaskRCNN(keras.Model):
 
         Returns a list with a `Detections` for each image. Raises InputError for what is no image, with its position.
         """
+        return [finish() for finish in self.detect_later(images, batch_size)]
+
+    def detect_later(self, images, batch_size=1):
+        """As `detect`, with a function in place of each `Detections`: the network has run, the function does the rest.
+
+        Masks are pasted, and keypoints read, where the function is called: perhaps in another thread.
+        """
         if not isinstance(images, (list, tuple)):
             images = np.asarray(images)
             if images.ndim != 4:
@@ -294,22 +302,26 @@ class MaskRCNN(keras.Model):
         for size, positions in groups.items():
             for start in range(0, len(positions), batch_size):
                 chosen = positions[start : start + batch_size]
-                for position, detections in zip(
+                for position, finish in zip(
                     chosen, self._detect_group([photographs[p] for p in chosen], size, batch_size), strict=True
                 ):
-                    found[position] = detections
+                    found[position] = finish
         return found
 
     def _detect_group(self, photographs, size, batch_size):
-        """Detections on up to `batch_size` photographs that share a padded size. Blank images fill the batch up."""
+        """`detect_later` on up to `batch_size` photographs of one padded size. Blank images fill the batch up."""
         batch = to_batch(photographs, size, batch_size, self.config)
         if self._detect_batch is None:
             self._detect_batch = compiled(lambda batch: self(batch, training=False), self)
         result = {name: np.asarray(value) for name, value in self._detect_batch(batch).items()}
         return [
-            on_photograph(
-                {name: value[i] for name, value in result.items()}, photograph, batch["window"][i], self.config
-            )
+            partial(
+                on_photograph,
+                {name: value[i] for name, value in result.items()},
+                photograph,
+                batch["window"][i],
+                self.config,
+            )  # fmt: skip
             for i, photograph in enumerate(photographs)
         ]
 

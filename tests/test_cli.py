@@ -71,7 +71,7 @@ def test_help_answers_within_a_second_without_tensorflow():
         )
         done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
         times.append(time.perf_counter() - start)
-    assert all(name in done.stdout for name in ("demo", "train", "evaluate", "detect", "weights"))
+    assert all(name in done.stdout for name in ("demo", "train", "evaluate", "detect", "export", "weights"))
     assert min(times) < 1
 
 
@@ -94,6 +94,42 @@ def test_evaluate_prints_and_writes_the_twelve_numbers(trained, tmp_path, capsys
     assert list(scores) == ["bbox", "segm"] and tuple(scores["segm"]) == evaluation.METRICS
     printed = capsys.readouterr().out
     assert "on 3 images" in printed and "circle" in printed and "AP50" in printed
+
+
+def test_evaluate_writes_results_with_and_without_annotations(trained, tmp_path, capsys):
+    data = coco_directory(tmp_path / "data", four_classes)
+    images = json.loads((data / "annotations" / "instances_val2017.json").read_text())
+    del images["annotations"]
+    (data / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(images))
+    shutil.copytree(data / "val2017", data / "test2017")
+    options = ["evaluate", "coco", "--dataset", str(data), "--model", model_file(trained), "--batch-size", "2"]
+    assert main([*options, "--results", str(tmp_path / "val")]) == 0
+    assert "bbox by class" in capsys.readouterr().out
+    test = [*options, "--split", "test-dev2017"]
+    assert main([*test, "--results", str(tmp_path / "test")]) == 0
+    assert "no annotations, so nothing is measured" in capsys.readouterr().out
+    for name in ("bbox.json", "segm.json"):
+        entries = json.loads((tmp_path / "test" / name).read_text())
+        assert entries == json.loads((tmp_path / "val" / name).read_text())
+        assert {entry["image_id"] for entry in entries} == {5, 6}
+        assert {entry["category_id"] for entry in entries} <= {7, 8, 9}
+    assert main(test) == 2
+    assert "image_info_test-dev2017.json has no annotations to compare with; give --results" in capsys.readouterr().err
+
+
+def four_classes(content):
+    """The classes of shapes."""
+    names = mr.ShapesDataset.class_names[1:]
+    content["categories"] = [{"id": 7 + i, "name": name} for i, name in enumerate(names)]
+
+
+def test_evaluate_stops_at_a_damaged_picture_with_nothing_written(trained, tmp_path, capsys):
+    data = coco_directory(tmp_path / "data", four_classes)
+    (data / "val2017" / "006.png").write_bytes(b"no picture")
+    options = ["evaluate", "coco", "--dataset", str(data), "--model", model_file(trained)]
+    assert main([*options, "--results", str(tmp_path / "out"), "--out", str(tmp_path / "out.json")]) == 2
+    assert "006.png: the image cannot be read" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_results_are_written_though_nobody_reads_what_is_printed(trained, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from maskrcnn_edu.datasets.image_file import read_image
 from maskrcnn_edu.errors import InputError
 
 # The folder of the pictures of the splits of 2014 that only have an annotation file of their own (the seed's 35k + 5k).
-FOLDERS = {"valminusminival2014": "val2014", "minival2014": "val2014"}
+FOLDERS = {"valminusminival2014": "val2014", "minival2014": "val2014", "test-dev2017": "test2017"}
 
 
 class CocoDataset(Dataset):
@@ -26,11 +26,13 @@ class CocoDataset(Dataset):
     Images without annotations stay in, but training leaves them out, and those that have nothing but crowds
     (`trains`; as torchvision and Detectron2).
 
+    A test split, published without annotations, has `image_info_{split}.json` instead: the dataset is not `labelled`.
+
     With `keypoints=True` the file is `person_keypoints_{split}.json`, and instances carry their person's keypoints.
     A person without a labelled keypoint stays in, as a box and mask alone; training leaves out images in which nobody
     has one (Detectron2).
 
-    The pictures of valminusminival2014 and minival2014 lie in val2014.
+    The pictures of valminusminival2014 and minival2014 lie in val2014, those of test-dev2017 in test2017.
 
     Args:
         channels: of the images, as in `read_image`.
@@ -52,7 +54,10 @@ class CocoDataset(Dataset):
         self.folder = self.directory / FOLDERS.get(split, split)
         kind = "person_keypoints" if keypoints else "instances"
         self.file = self.directory / "annotations" / f"{kind}_{split}.json"
-        self.annotations = coco_file.parse(self.file)
+        unlabelled = self.file.with_name(f"image_info_{split}.json")
+        if unlabelled.is_file() and not self.file.exists():
+            self.file, self.labelled = unlabelled, False
+        self.annotations = coco_file.parse(self.file, self.labelled)
         images, categories, annotations, problems = coco_file.check(self.file, self.folder, self.annotations, keypoints)
         if problems and not skip_bad:
             more = f" ({len(problems) - 1} more: maskrcnn-edu check-dataset lists them)" if len(problems) > 1 else ""

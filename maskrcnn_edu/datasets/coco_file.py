@@ -24,8 +24,11 @@ KEYPOINTS_NEEDED = {
 }
 
 
-def parse(file):
-    """The JSON file as a dict with the three lists that COCO's have. InputError if that is not what it holds."""
+def parse(file, labelled=True):
+    """The JSON file as a dict with the three lists that COCO's have; not `labelled`, without annotations.
+
+    InputError if that is not what it holds.
+    """
     try:
         with open(file, encoding="utf-8") as opened:
             content = json.load(opened)
@@ -37,6 +40,8 @@ def parse(file):
         raise InputError(f"{file}: the annotation file cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: this is not valid JSON ({error}); it may be damaged, so replace it.") from None
+    if not labelled and isinstance(content, dict):
+        content.setdefault("annotations", [])
     for kind in NEEDED:
         if not isinstance(content, dict) or not isinstance(content.get(kind), list):
             raise InputError(f'{file}: the list "{kind}" is missing; give an instances file in the COCO format.')

@@ -62,6 +62,8 @@ class Dataset(abc.ABC):
 
     class_names: list  # "background" first: a class id is an index into this list
     keypoint_names: list = ()  # of K keypoints; left_NAME and right_NAME change places when an image is flipped
+    category_ids: list = ()  # the id of each class in results files; by default its number
+    labelled = True  # False: pictures alone, to detect on
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -232,6 +234,7 @@ class Subset(Dataset):
         self.dataset = dataset
         self.indices = [int(i) for i in indices]
         self.class_names, self.keypoint_names = dataset.class_names, dataset.keypoint_names
+        self.category_ids, self.labelled = dataset.category_ids, dataset.labelled
         outside = [i for i in self.indices if not 0 <= i < len(dataset)]
         if outside:
             raise InputError(f"Subset: index {outside[0]} is not one of the dataset's {len(dataset)} images; drop it.")
