@@ -9,7 +9,7 @@ from maskrcnn_edu.cli_data import YEARS
 from maskrcnn_edu.commands import change, check_writable, on_devices, open_dataset
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError
-from maskrcnn_edu.presets import scaled
+from maskrcnn_edu.presets import of_one_size, scaled
 
 DESCRIPTION = "Train a model. It goes to a folder of its own under --logs."
 SAVE_EVERY = 250  # steps
@@ -184,7 +184,7 @@ def _adapted(config, options, dataset):
             raise InputError("--scale-lr works out the learning rate; leave --set learning_rate out.")
         sizes = [changes.pop(name, getattr(config, name)) for name in ("batch_size", "gradient_accumulation")]
         config = scaled(dataclasses.replace(config, batch_size=sizes[0], gradient_accumulation=sizes[1]), config)
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, **of_one_size(changes))
 
 
 def _first_model(config, options, dataset):

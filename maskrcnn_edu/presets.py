@@ -13,6 +13,12 @@ RECIPE = (
 )  # fmt: skip
 
 
+def of_one_size(changes) -> dict:
+    """`changes` of fields; those that set another image size also end a recipe's own short sides, unless they say."""
+    other = {"image_min_size", "image_max_size"} & set(changes)
+    return {"image_min_sizes_training": (), **changes} if other else dict(changes)
+
+
 def scaled(config, reference):
     """`config`, whose batches differ from those of `reference`, with the learning rate and the steps that suit them.
 
@@ -48,7 +54,7 @@ class Presets:
         return cls.coco(depth, **{
             "pixel_std": (1.0, 1.0, 1.0), "sampling_ratio": 0, "train_steps": 270_000,
             "lr_steps": (210 / 270, 250 / 270), "trainable": ("3+",),
-            "image_min_sizes_training": (640, 672, 704, 736, 768, 800), **changes,
+            "image_min_sizes_training": (640, 672, 704, 736, 768, 800), **of_one_size(changes),
         })  # fmt: skip
 
     @classmethod

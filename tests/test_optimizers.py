@@ -172,6 +172,9 @@ def test_recipes_say_what_their_sources_say():
     assert long.train_steps == 737_500 and long.lr_steps == lsj.lr_steps and long.trainable == ("all",)
     assert {lsj.backbone_norm, lsj.fpn_norm, lsj.head_norm} == {"sync"} and lsj.rpn_convs == 2
     three = mr.Config.detectron2()
+    assert three.image_min_sizes_training == (640, 672, 704, 736, 768, 800) and lsj.image_min_sizes_training == ()
+    assert mr.Config.detectron2(image_max_size=533, image_min_size=320).image_min_sizes_training == ()
+    assert (lsj.large_scale_jitter, lsj.training_canvas_size) == ((0.1, 2.0), 1024)
     assert [round(share * three.train_steps) for share in three.lr_steps] == [210_000, 250_000]
     assert set(RECIPE) < {field.name for field in dataclasses.fields(mr.Config)}
 
