@@ -86,5 +86,8 @@ def _copy(trained, model, source):
 
 
 def with_recipe(config, recipe):
-    """`config` with the training fields of `recipe`, another Config."""
-    return dataclasses.replace(config, **{name: getattr(recipe, name) for name in RECIPE})
+    """`config` with the training fields of `recipe`, another Config; its short sides only for images of its size."""
+    fields = {name: getattr(recipe, name) for name in RECIPE}
+    if (config.image_min_size, config.image_max_size) != (recipe.image_min_size, recipe.image_max_size):
+        fields["image_min_sizes_training"] = ()
+    return dataclasses.replace(config, **fields)
