@@ -27,9 +27,9 @@ _HOME = {
     "read_image": "datasets",
 }
 _MODULES = (
-    "anchors", "backbone", "boxes", "datasets", "detections", "distribution", "evaluation", "export", "heads",
-    "keypoints", "losses", "masks", "matching", "plots", "proposals", "roi_align", "stages", "targets", "training",
-    "weights", "widgets",
+    "anchors", "backbone", "boxes", "callbacks", "datasets", "detections", "distribution", "evaluation", "export",
+    "heads", "keypoints", "losses", "masks", "matching", "optimizers", "plots", "proposals", "roi_align", "runs",
+    "stages", "targets", "training", "validation", "weights", "widgets",
 )  # fmt: skip
 __all__ = sorted([*_HOME, *_MODULES])
 

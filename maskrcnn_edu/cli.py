@@ -9,8 +9,7 @@ import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_export, cli_weights, commands
-from maskrcnn_edu.config import PRESETS
+from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_export, cli_train, cli_weights, commands
 from maskrcnn_edu.errors import InputError, WorkerLost
 
 
@@ -50,51 +49,21 @@ def _parser():
     )
     demo.add_argument("--out", metavar="DIR", default="demo", help="where the pictures go (default: %(default)s)")
 
-    train = _command(subparsers, "train", commands.train, "Train a model. It goes to a folder of its own under --logs.")
+    train = subparsers.add_parser("train", help=cli_train.DESCRIPTION, description=cli_train.DESCRIPTION)
     _dataset_arguments(train, "train")
-    train.add_argument(
-        "--workers", type=_count, default=0, metavar="N", help="processes that read the images (default: two threads)"
-    )
-    train.add_argument(
-        "--skip-bad", action="store_true",
-        help="coco: leave out what cannot be read or used, and say how much that was, instead of stopping",
-    )  # fmt: skip
-    train.add_argument(
-        "--model", default="new", metavar="new|last|PATH|NAME",
-        help="start anew, go on with the last run, or start from the weights of a file or from published ones "
-        "(default: %(default)s)",
-    )  # fmt: skip
-    train.add_argument("--preset", choices=PRESETS, help="settings to start from (default: tiny for shapes, else coco)")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
-        help="change a field of the preset, for example --set batch_size=4; may be repeated",
-    )  # fmt: skip
-    train.add_argument("--steps", type=_positive, metavar="N", help="steps of the whole run (default: the preset's)")
-    train.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the first weights and the order of the batches (default: 0)",
-    )
-    train.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
-    train.add_argument(
-        "--devices", type=_devices, metavar="N|all",
-        help="share each batch between N GPUs of this machine, or parts of the CPU where there is none; "
-        "with several machines, of each (README)",
-    )  # fmt: skip
+    cli_train.add_train(train)
 
     evaluate = _command(
         subparsers, "evaluate", commands.evaluate, "Measure a model: COCO's twelve numbers for boxes and masks."
     )
     _dataset_arguments(evaluate, "val")
     evaluate.add_argument(
-        "--model", required=True, metavar="last|PATH|NAME",
-        help="the last run under --logs, a .keras file, or published weights",
+        "--model", required=True, metavar="coco|last|PATH|NAME",
+        help="Detectron2's COCO weights, the last run under --logs, a .keras or published file, or published weights",
     )  # fmt: skip
-    evaluate.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    evaluate.add_argument("--limit", type=cli_train.positive, metavar="N", help="only the first N images")
     evaluate.add_argument(
-        "--batch-size", type=_positive, default=1, metavar="N", help="images run together (default: 1)"
+        "--batch-size", type=cli_train.positive, default=1, metavar="N", help="images run together (default: 1)"
     )
     evaluate.add_argument("--out", metavar="FILE", help="write the numbers to this JSON file")
     evaluate.add_argument(
@@ -107,7 +76,10 @@ def _parser():
     )
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     detect.add_argument("--logs", metavar="DIR", default="logs", help="where --model last looks (default: %(default)s)")
-    detect.add_argument("--model", required=True, metavar="last|PATH|NAME", help="a .keras file, or published weights")
+    detect.add_argument(
+        "--model", required=True, metavar="coco|last|PATH|NAME",
+        help="Detectron2's COCO weights, the last run under --logs, a .keras or published file, or published weights",
+    )  # fmt: skip
     detect.add_argument(
         "--out",
         metavar="DIR",
@@ -159,20 +131,6 @@ def _dataset_arguments(parser, kind):
     cli_data.add_split(parser, kind)
     cli_data.add_download(parser)
     parser.add_argument("--logs", metavar="DIR", default="logs", help="where runs are kept (default: %(default)s)")
-
-
-def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return int(text)
-
-
-def _count(text):
-    return 0 if text == "0" else _positive(text)
-
-
-def _devices(text):
-    return text if text == "all" else _positive(text)
 
 
 def _share(text):

@@ -45,7 +45,8 @@ def benchmark(options):
     runs = _earlier_runs(file)
     commands.check_writable(options.logs, folder=True)
     keras = commands.import_keras()
-    from maskrcnn_edu import benchmark, training
+    from maskrcnn_edu import benchmark
+    from maskrcnn_edu.runs import write_json
 
     keras.utils.set_random_seed(0)
     model = _model(options)
@@ -64,7 +65,7 @@ def benchmark(options):
     _print_table(seconds, last)
     print(f"{found} detections; memory at most {benchmark.peak_memory() / 2**30:.2f} GB.")
     runs = [run for run in runs if run["settings"] != settings]
-    training.write_json(file, [*runs, {"settings": settings, "seconds": seconds, "detections": found}])
+    write_json(file, [*runs, {"settings": settings, "seconds": seconds, "detections": found}])
 
 
 def _model(options):

@@ -21,14 +21,14 @@ def add_export(parser):
 def _export(options):
     commands.check_writable(options.out, folder=options.format == "saved_model")
     commands.import_keras()
-    from maskrcnn_edu import training
+    from maskrcnn_edu import runs
     from maskrcnn_edu.export import check
     from maskrcnn_edu.export import export as write
 
     check(options.out, options.format, options.size)
     path = options.model
     if path == "last":
-        path = training.last_run(options.logs) / training.CHECKPOINT
+        path = runs.last_run(options.logs) / runs.CHECKPOINT
     model = commands.open_model(path)
     print(f"Writing {path} as {options.format}; this takes a minute or two.", flush=True)
     write(model, options.out, options.format, options.size)

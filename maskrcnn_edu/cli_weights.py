@@ -71,12 +71,12 @@ def _convert(options):
         config = config_of(tensors, options.source, options.preset)
 
     import_keras()
-    from maskrcnn_edu import training
+    from maskrcnn_edu import runs
     from maskrcnn_edu.model import MaskRCNN
 
     model = MaskRCNN(config, class_names(config))
     print(load(model, tensors))
-    training.save(model, options.out)
+    runs.save(model, options.out)
     print(options.out)
 
 

@@ -3,16 +3,14 @@
 import ast
 import contextlib
 import dataclasses
-import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from maskrcnn_edu import cli_data
-from maskrcnn_edu.config import PRESETS, Config
+from maskrcnn_edu.config import Config
 from maskrcnn_edu.errors import InputError
 
 SHAPES_TRAINING_IMAGES = 10_000
@@ -24,12 +22,12 @@ DRAWN_SCORE = 0.5  # pictures with every doubtful detection are hard to read
 def demo(options):
     check_writable(options.out, folder=True)
     import_keras()
-    from maskrcnn_edu import training
+    from maskrcnn_edu import runs
     from maskrcnn_edu.datasets import ShapesDataset
     from maskrcnn_edu.datasets.shapes import TEST_SEED
     from maskrcnn_edu.shipped import files
 
-    model = training.load(files("shapes.keras"))
+    model = runs.load(files("shapes.keras"))
     dataset = ShapesDataset(DEMO_IMAGES, seed=TEST_SEED)
     out = _folder(options.out)
     print("Looking at pictures; the first takes a few seconds longer, while the model is compiled.")
@@ -41,74 +39,14 @@ def demo(options):
         _print_detections(found, model.class_names)
 
 
-def train(options):
-    dataset = _dataset(options, options.limit)
-    if options.model == "last" and (options.preset or options.changes):
-        raise InputError("--preset and --set cannot change a run that goes on; leave them out, or use --model new.")
-    config = None if options.model == "last" else _config(options, len(dataset.class_names))
-    check_writable(options.logs, folder=True)
-    with _on_devices(options.devices):
-        _train(options, dataset, config)
-
-
-def _train(options, dataset, config):
-    import keras
-
-    from maskrcnn_edu import distribution, training
-    from maskrcnn_edu.evaluation import check_classes
-    from maskrcnn_edu.model import MaskRCNN
-
-    keras.utils.set_random_seed(options.seed)
-    if options.model == "last":
-        run = training.last_run(options.logs, options.data)
-        model = training.load(run / training.CHECKPOINT)
-        check_classes(model, dataset, run / training.CHECKPOINT)
-        steps = options.steps or json.loads((run / "run.json").read_text())["steps"]
-        model.optimizer.learning_rate = training.build_schedule(model.config, steps)
-        done = model.steps_done
-        distribution.check_same(done, f"the steps that {run} has done")
-        if done >= steps:
-            print(f"{run} has done its {done} steps; give --steps above {done} to train on.")
-            return
-        print(f"Going on with {run} at step {done} of {steps}.")
-    else:
-        run = training.new_run(options.logs, options.data)
-        if options.model == "new":
-            model = MaskRCNN(config, dataset.class_names)
-        else:
-            model = _from_weights(options.model, options, dataset)
-        steps = options.steps or model.config.train_steps
-        model.compile(training.build_optimizer(model.config, steps))
-        classes = len(dataset.class_names) - 1
-        print(f"Training for {steps} steps on {len(dataset)} images of {classes} classes; log in {run}.")
-    print("The first step takes longer, while the model is compiled.", flush=True)
-    try:
-        training.train(
-            model, dataset, run, steps, options.seed, verbose=1 if sys.stdout.isatty() else 2,
-            workers=options.workers, skip_bad=options.skip_bad,
-        )  # fmt: skip
-    except InputError:
-        if (
-            distribution.is_chief() and model.steps_done == 0
-        ):  # it never got anywhere: leave nothing that --model last would find
-            shutil.rmtree(run, ignore_errors=True)
-        raise
-    except KeyboardInterrupt:
-        print(f"\nStopped. {run} holds the state of the last whole epoch; --model last goes on from there.")
-        raise
-    folder = f" --dataset {options.dataset}{' --keypoints' * options.keypoints}" if options.dataset else ""
-    print(f"Done: {run / training.CHECKPOINT}")
-    print(f"Measure it: maskrcnn-edu evaluate {options.data}{folder} --model last --logs {options.logs}")
-
-
 def evaluate(options):
-    dataset = _dataset(options)
+    dataset = open_dataset(options)
     if options.out:
         check_writable(options.out)
     if options.results:
         check_writable(options.results, folder=True)
     import_keras()
-    from maskrcnn_edu import training
+    from maskrcnn_edu import runs
     from maskrcnn_edu.evaluation import class_numbers
     from maskrcnn_edu.evaluation import evaluate as measure
 
@@ -116,8 +54,8 @@ def evaluate(options):
         raise InputError(f"{dataset.file} has no annotations to compare with; give --results DIR to write detections.")
     path = options.model
     if path == "last":
-        path = training.last_run(options.logs, options.data) / training.CHECKPOINT
-    model = open_model(path)
+        path = runs.last_run(options.logs, options.data) / runs.CHECKPOINT
+    model = open_model(path, getattr(options, "keypoints", False))
     class_numbers(model, dataset, path)  # before the wait, and with the path
     dataset.channels = model.config.image_channels
     count = min(options.limit or len(dataset), len(dataset))
@@ -129,7 +67,7 @@ def evaluate(options):
     scores.pop("per_class")
     by_class = scores.pop("per_class_sizes")
     if options.out:  # first: whoever reads what is printed may stop reading
-        training.write_json(options.out, scores)
+        runs.write_json(options.out, scores)
     if options.results:
         print(f"Detections in COCO's results format: {options.results}")
     if not dataset.labelled:
@@ -150,13 +88,13 @@ def detect(options):
     images = [read_image(path) for path in options.images]  # all of them first: a bad one should not cost a wait
     check_writable(options.out, folder=True)
     import_keras()
-    from maskrcnn_edu import training
+    from maskrcnn_edu import runs
     from maskrcnn_edu.evaluation import as_coco
 
     path = options.model
     if path == "last":
-        path = training.last_run(options.logs) / training.CHECKPOINT
-    model = open_model(path)
+        path = runs.last_run(options.logs) / runs.CHECKPOINT
+    model = open_model(path, getattr(options, "keypoints", False))
     out = _folder(options.out)
     entries = []
     for path, image, image_id, picture in zip(
@@ -171,7 +109,7 @@ def detect(options):
         _draw(out / picture, image, found, model.class_names)
         print(f"\n{path}: {len(found)} found, drawn in {out / picture}")
         _print_detections(found, model.class_names)
-    training.write_json(out / "detections.json", entries)
+    runs.write_json(out / "detections.json", entries)
     print(f"\nAll of them in COCO's results format: {out / 'detections.json'}")
 
 
@@ -188,7 +126,7 @@ def import_keras():
 
 
 @contextlib.contextmanager
-def _on_devices(count):
+def on_devices(count):
     """Keras, on `count` devices and the machines that the environment names (`mr.devices`)."""
     with contextlib.ExitStack() as scope:
         with _quietly():
@@ -222,7 +160,7 @@ def _quietly():
         os.close(stderr)
 
 
-def _dataset(options, limit=None):
+def open_dataset(options, limit=None, training=False):
     from maskrcnn_edu.datasets import ShapesDataset, Subset
     from maskrcnn_edu.datasets.shapes import TEST_SEED, TRAIN_SEED
 
@@ -233,17 +171,11 @@ def _dataset(options, limit=None):
             print(f"Left out, since they are wrong: {len(problems)} entries (check-dataset lists them).")
     elif options.dataset:
         raise InputError("--dataset is for coco; shapes are drawn on the spot, so leave it out.")
-    elif options.run is train:
+    elif training:
         dataset = ShapesDataset(SHAPES_TRAINING_IMAGES, TRAIN_SEED)
     else:
         dataset = ShapesDataset(SHAPES_TEST_IMAGES, TEST_SEED)
     return Subset(dataset, range(min(limit, len(dataset)))) if limit else dataset
-
-
-def _config(options, num_classes):
-    """The preset with the changes of --set; the number of classes is the dataset's."""
-    preset = PRESETS[options.preset or ("tiny" if options.data == "shapes" else "coco")]
-    return preset(**{"num_classes": num_classes, **dict(map(change, options.changes))})
 
 
 def change(text):
@@ -263,51 +195,27 @@ def change(text):
         return name, value  # a word, such as group
 
 
-def open_model(name):
-    """The model of a .keras file or of a name of published weights."""
-    from maskrcnn_edu import training
+def open_model(name, keypoints=False):
+    """The model of a .keras file, of a published family's file, of `coco` or of a published name."""
+    from maskrcnn_edu import runs
     from maskrcnn_edu.model import MaskRCNN
+    from maskrcnn_edu.weights import load, read
     from maskrcnn_edu.weights.published import PUBLISHED
+    from maskrcnn_edu.weights.recognise import class_names, config_of
+    from maskrcnn_edu.weights.start import coco_weights
 
-    if name not in PUBLISHED:
-        return training.load(name)
-    if PUBLISHED[name].backbone_only:
-        raise InputError(f"{name} is a backbone whose heads have learnt nothing; train with --model {name} first.")
-    return MaskRCNN.from_pretrained(name)
-
-
-def _fine_tuned(name, options, dataset):
-    """A model for the dataset's classes from published weights: layers of other classes start anew, and it says so."""
-    from maskrcnn_edu.model import MaskRCNN
-    from maskrcnn_edu.weights import fetch, load
-    from maskrcnn_edu.weights.published import find
-
-    changes = {"num_classes": len(dataset.class_names), **dict(map(change, options.changes))}
-    model = MaskRCNN(find(name).config(**changes), dataset.class_names)
-    print(load(model, fetch(name), strict=False))
-    return model
-
-
-def _from_weights(path, options, dataset):
-    """A model with the weights of a file, and with the changes of --set; its architecture must stay the file's."""
-    from maskrcnn_edu import training
-    from maskrcnn_edu.evaluation import check_classes
-    from maskrcnn_edu.model import MaskRCNN
-    from maskrcnn_edu.weights.published import PUBLISHED
-
-    if options.preset:
-        raise InputError("--preset cannot be combined with --model PATH: the file brings its own settings; use --set.")
-    if path in PUBLISHED:
-        return _fine_tuned(path, options, dataset)
-    source = training.load(path)
-    check_classes(source, dataset, path)
-    model = MaskRCNN(dataclasses.replace(source.config, **dict(map(change, options.changes))), dataset.class_names)
-    try:
-        model.set_weights(source.get_weights())
-    except ValueError as error:
-        raise InputError(
-            f"{path}: its weights do not fit the changes of --set; change training fields only."
-        ) from error
+    if name == "coco":
+        name = coco_weights(Config.detectron2_keypoint() if keypoints else Config.detectron2())
+    if name in PUBLISHED:
+        if PUBLISHED[name].backbone_only:
+            raise InputError(f"{name} is a backbone whose heads have learnt nothing; train with --model {name} first.")
+        return MaskRCNN.from_pretrained(name)
+    if Path(name).suffix == ".keras" or not Path(name).is_file():
+        return runs.load(name)
+    tensors = read(name)
+    config = config_of(tensors, name)
+    model = MaskRCNN(config, class_names(config))
+    load(model, tensors)
     return model
 
 

@@ -1,6 +1,7 @@
 """Config: every number of Mask R-CNN that the paper and the reference systems name."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from maskrcnn_edu.errors import InputError
@@ -34,20 +35,25 @@ MAY_BE_ZERO = {
     "sampling_ratio", "rpn_min_size", "rpn_smooth_l1_beta", "box_smooth_l1_beta", "detection_score_threshold",
     "rpn_negative_threshold", "weight_decay", "momentum", "warmup_steps", "gradient_clip", "loss_weights",
     "detection_nms_threshold", "rpn_nms_threshold", "detection_min_size", "norm_epsilon", "keypoints",
-    "keypoint_offset", "copy_paste", "colour_jitter",
+    "keypoint_offset", "copy_paste", "colour_jitter", "ema",
 }  # fmt: skip
 # Fields that are a share or a threshold: between 0 and 1.
 FRACTIONS = {
     "rpn_positive_threshold", "rpn_negative_threshold", "rpn_positive_fraction", "rpn_nms_threshold", "roi_threshold",
     "roi_positive_fraction", "detection_score_threshold", "detection_nms_threshold", "mask_threshold", "momentum",
-    "warmup_factor", "lr_steps", "copy_paste", "colour_jitter",
+    "warmup_factor", "lr_steps", "copy_paste", "colour_jitter", "ema", "trainable_steps",
 }  # fmt: skip
 ANY_SIGN = {"pixel_mean"}
-BELOW_ONE = {"detection_score_threshold", "momentum"}  # at 1 nothing would be found, or learnt
+BELOW_ONE = {
+    "detection_score_threshold",
+    "momentum",
+    "ema",
+    "trainable_steps",
+}  # at 1 nothing would be found, or learnt
 LARGEST = 1e9  # of any number: more is a slip of the keyboard
 MAY_BE_EMPTY = {
     "box_conv_channels", "mask_conv_channels", "keypoint_conv_channels", "lr_steps", "image_min_sizes_training",
-    "large_scale_jitter", "colour_jitter",
+    "large_scale_jitter", "colour_jitter", "trainable_steps",
 }  # fmt: skip
 WHOLE = {"box_conv_channels", "image_min_sizes_training"}  # empty by default, but of whole numbers
 
@@ -216,13 +222,21 @@ class Config(Presets):
     optimizer: str = _field("sgd", "sgd (with momentum) | adamw.")
     learning_rate: float = _field(0.02, "Peak learning rate, for batch_size images a step (Goyal et al., 2017).")
     momentum: float = _field(0.9, "Of SGD.")
-    weight_decay: float = _field(1e-4, "L2 on kernels, not on norms and biases.")
+    weight_decay: float = _field(1e-4, "L2 on all that learns but norms (Detectron2); sgd: through the momentum.")
     gradient_clip: float = _field(0.0, "Largest global norm of the gradient; 0: no clipping.")
     train_steps: int = _field(90_000, "Steps of a training run (Detectron2's 1x).")
     warmup_steps: int = _field(1000, "Steps of linear warm-up.")
     warmup_factor: float = _field(0.001, "The learning rate starts at this share of its peak.")
     schedule: str = _field("steps", "steps: divide by 10 at lr_steps | cosine: to 0 over train_steps.")
     lr_steps: tuple = _field((2 / 3, 8 / 9), "Where to divide the learning rate, as shares of train_steps.")
+    gradient_accumulation: int = _field(1, "Batches whose gradients are averaged into one update of the weights.")
+    ema: float = _field(0.0, "Momentum of a moving average of the weights, which is saved and evaluated; 0: none.")
+    trainable: tuple = _field(
+        ("all",),
+        "Layers that learn: heads | 3+ | 4+ | 5+ (the ResNet from that stage on; Detectron2: 3+) | all | a regular "
+        "expression on their names; several take turns (the seed).",
+    )
+    trainable_steps: tuple = _field((), "Where the next of `trainable` takes over, as shares of train_steps.")
     loss_weights: tuple = _field((1.0, 1.0, 1.0, 1.0, 1.0), "Of RPN class, RPN box, class, box, mask (the seed).")
 
     def __post_init__(self):
@@ -267,6 +281,12 @@ class Config(Presets):
         for name, length in (("box_delta_weights", 4), ("loss_weights", 5)):
             if len(getattr(self, name)) != length:
                 raise InputError(f"Config.{name} needs {length} numbers; it has {len(getattr(self, name))}.")
+        if len(self.trainable_steps) != len(self.trainable) - 1 or list(self.trainable_steps) != sorted(
+            self.trainable_steps
+        ):
+            raise InputError(
+                f"Config.trainable_steps is {self.trainable_steps}; give rising shares, one less than trainable has."
+            )
         if not any(self.loss_weights):
             raise InputError("Config.loss_weights are all 0, so nothing would be learnt; give one that is not.")
         self._check_channels()
@@ -333,6 +353,8 @@ PRESETS = {
     "tiny": Config.tiny, "small": Config.small, "coco": Config.coco, "detectron2": Config.detectron2,
     "matterport": Config.matterport, "torchvision": Config.torchvision, "torchvision_v2": Config.torchvision_v2,
     "torchvision_keypoint": Config.torchvision_keypoint, "detectron2_keypoint": Config.detectron2_keypoint,
+    "detectron2_1x": Config.detectron2_1x, "lsj_100": Config.lsj_100, "lsj_400": Config.lsj_400,
+    "finetune": Config.finetune,
 }  # fmt: skip
 
 
@@ -340,6 +362,8 @@ def _checked(field, value):
     """`value` of `field` in the field's own type (lists become tuples), or an InputError with its name."""
     name, kind = f"Config.{field.name}", type(field.default)
     value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's arrays and numbers
+    if field.name == "trainable":
+        return _checked_patterns(name, value)
     if kind is tuple:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise InputError(f"{name} is {value!r}; give a list of numbers.")
@@ -357,6 +381,19 @@ def _checked(field, value):
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(CHOICES[field.name])}.")
         return value
     return _checked_number(field.name, name, value, kind)
+
+
+def _checked_patterns(name, value):
+    """One regular expression, or several, as a tuple."""
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(v, str) for v in patterns):
+        raise InputError(f"{name} is {value!r}; give heads, 3+, 4+, 5+, all or a regular expression, or several.")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{name} {pattern!r} is no regular expression ({error}).") from None
+    return tuple(patterns)
 
 
 def _checked_number(field_name, name, value, kind):

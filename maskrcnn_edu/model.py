@@ -16,9 +16,9 @@ from maskrcnn_edu.datasets.dataset import check_class_names
 from maskrcnn_edu.detections import as_photograph, on_photograph, padded_size, to_batch
 from maskrcnn_edu.errors import InputError
 from maskrcnn_edu.heads import build_box_head, build_keypoint_head, build_mask_head
+from maskrcnn_edu.optimizers import build_optimizer, prepare, set_trainable
 from maskrcnn_edu.proposals import build_rpn_head, run_rpn_head, select_joint_proposals, select_proposals
 from maskrcnn_edu.roi_align import pool_from_pyramid
-from maskrcnn_edu.training import build_optimizer
 
 LOSSES = ("rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
 KEYPOINT_LOSS = "keypoint_loss"
@@ -55,6 +55,7 @@ class MaskRCNN(keras.Model):
             self.box_head = build_box_head(config)
             self.mask_head = build_mask_head(config) if config.mask_head else None
             self.keypoint_head = build_keypoint_head(config) if config.keypoints else None
+        set_trainable(self, config.trainable[0])
         self.loss_means = [keras.metrics.Mean(name=name) for name in self.loss_weights]
         self.built = True
         self._detect_batch = None
@@ -204,23 +205,15 @@ class MaskRCNN(keras.Model):
     def compile(self, optimizer=None, **kwargs):
         """As keras.Model.compile; without an optimizer, the one that the config describes.
 
-        Whatever the optimizer, its weight decay leaves norms and biases alone. XLA, Keras' default, makes training on
+        Whatever the optimizer, its weight decay leaves norms alone. XLA, Keras' default, makes training on
         TensorFlow twice as slow on a CPU, so there it is off unless asked for.
         """
         if keras.backend.backend() == "tensorflow":
             kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer or build_optimizer(self.config), **kwargs)
-        if not self.optimizer.built:
-            if self.optimizer.weight_decay:
-                self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-            self.optimizer.build(self.trainable_variables)  # now, or TensorFlow would trace the first step twice
+        prepare(self.optimizer, self)  # now, or TensorFlow would trace the first step twice
         if keras.backend.backend() == "tensorflow" and distribution.replicas() > 1:
             distribution.reduce_before_apply(self.optimizer)
-
-    @property
-    def steps_done(self) -> int:
-        """Steps that its optimizer has made."""
-        return int(ops.convert_to_numpy(self.optimizer.iterations))
 
     def compile_from_config(self, config):
         """Keras' hook when a saved model is opened: compile again, with the optimizer's state to be filled."""
@@ -347,11 +340,16 @@ class MaskRCNN(keras.Model):
         return model
 
     def get_config(self):
-        return {"config": dataclasses.asdict(self.config), "class_names": self.class_names, "name": self.name}
+        return {
+            "config": dataclasses.asdict(self.config), "class_names": self.class_names, "name": self.name,
+            "trainable_layers": self.trainable_layers,
+        }  # fmt: skip
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(Config(**config["config"]), config["class_names"], config["name"])
+        model = cls(Config(**config["config"]), config["class_names"], config["name"])
+        set_trainable(model, config.get("trainable_layers", "all"))  # before the optimizer is built for what learns
+        return model
 
 
 def choose_detections(logits, deltas, proposals, exists, image_size, window, config):

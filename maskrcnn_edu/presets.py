@@ -1,6 +1,37 @@
 """Presets: settings that belong together, each with where they come from; `Config.tiny()` is one."""
 
+import dataclasses
+
 from maskrcnn_edu.errors import InputError
+
+# The fields that are a recipe: how a network is trained, not which one it is.
+RECIPE = (
+    "horizontal_flip", "image_min_sizes_training", "large_scale_jitter", "jitter_size", "copy_paste", "colour_jitter",
+    "quarter_turns", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "gradient_clip",
+    "train_steps", "warmup_steps", "warmup_factor", "schedule", "lr_steps", "gradient_accumulation", "ema",
+    "trainable", "trainable_steps", "loss_weights",
+)  # fmt: skip
+
+
+def of_one_size(changes) -> dict:
+    """`changes` of fields; those that set another image size also end a recipe's own short sides, unless they say."""
+    other = {"image_min_size", "image_max_size"} & set(changes)
+    return {"image_min_sizes_training": (), **changes} if other else dict(changes)
+
+
+def scaled(config, reference):
+    """`config`, whose batches differ from those of `reference`, with the learning rate and the steps that suit them.
+
+    The rate is in proportion to the images an update (Goyal et al., 2017, section 2.1); steps and warm-up, which count
+    batches, hold as many images in all.
+    """
+    images = [c.batch_size * c.gradient_accumulation for c in (config, reference)]
+    longer = reference.batch_size / config.batch_size
+    return dataclasses.replace(
+        config, learning_rate=reference.learning_rate * images[0] / images[1],
+        train_steps=max(1, round(reference.train_steps * longer)),
+        warmup_steps=round(reference.warmup_steps * longer),
+    )  # fmt: skip
 
 
 class Presets:
@@ -16,10 +47,51 @@ class Presets:
 
     @classmethod
     def detectron2(cls, depth: int = 50, **changes):
-        """Detectron2's mask_rcnn_R_50_FPN_3x or R_101 as published, for its weights: 81 classes, background first."""
+        """Detectron2's mask_rcnn_R_50_FPN_3x or R_101 as published, for its weights: 81 classes, background first.
+
+        Its recipe keeps the stem and the first stage of the ResNet as ImageNet left them (FREEZE_AT 2).
+        """
         return cls.coco(depth, **{
             "pixel_std": (1.0, 1.0, 1.0), "sampling_ratio": 0, "train_steps": 270_000,
-            "lr_steps": (210 / 270, 250 / 270), **changes,
+            "lr_steps": (210 / 270, 250 / 270), "trainable": ("3+",),
+            "image_min_sizes_training": (640, 672, 704, 736, 768, 800), **of_one_size(changes),
+        })  # fmt: skip
+
+    @classmethod
+    def detectron2_1x(cls, depth: int = 50, **changes):
+        """Detectron2's mask_rcnn_R_50_FPN_1x: 12 epochs of COCO, from ImageNet."""
+        return cls.detectron2(depth, **{"train_steps": 90_000, "lr_steps": (60 / 90, 80 / 90), **changes})
+
+    @classmethod
+    def lsj_100(cls, depth: int = 50, **changes):
+        """Detectron2's new baseline mask_rcnn_R_50_FPN_100ep_LSJ: from scratch, norms everywhere, 64 images a step.
+
+        Source: configs/new_baselines. There in float16; here Config's precision stays to be chosen.
+        """
+        return cls.detectron2(depth, **{
+            "backbone_norm": "sync", "fpn_norm": "sync", "head_norm": "sync", "rpn_convs": 2,
+            "box_conv_channels": (256,) * 4, "box_fc_channels": (1024,), "trainable": ("all",),
+            "image_min_sizes_training": (), "large_scale_jitter": (0.1, 2.0), "jitter_size": 1024,
+            "batch_size": 64, "learning_rate": 0.1, "weight_decay": 4e-5, "warmup_steps": 500, "warmup_factor": 0.067,
+            "train_steps": 184_375, "lr_steps": (163_889 / 184_375, 177_546 / 184_375),
+            **changes,
+        })  # fmt: skip
+
+    @classmethod
+    def lsj_400(cls, depth: int = 50, **changes):
+        """Detectron2's new baseline mask_rcnn_R_50_FPN_400ep_LSJ: lsj_100, four times as long."""
+        return cls.lsj_100(depth, **{"train_steps": 4 * 184_375, **changes})
+
+    @classmethod
+    def finetune(cls, depth: int = 50, **changes):
+        """A recipe of ours for some 300 photographs, from COCO weights: 13 epochs, a cosine from a low rate.
+
+        The rate is Detectron2's for 2 images a step by the linear rule; the length is about that of torchvision's
+        fine-tuning tutorial (10 epochs).
+        """
+        return cls.detectron2(depth, **{
+            "batch_size": 2, "learning_rate": 0.0025, "train_steps": 2000, "warmup_steps": 200, "schedule": "cosine",
+            "gradient_clip": 10.0, **changes,
         })  # fmt: skip
 
     @classmethod
@@ -43,7 +115,12 @@ class Presets:
 
     @classmethod
     def matterport(cls, depth: int = 101, **changes):
-        """The seed's COCO model as published, for its weights: 1024-pixel squares, RoIs by crop-and-resize."""
+        """The seed's COCO model as published, for its weights: 1024-pixel squares, RoIs by crop-and-resize.
+
+        Its recipe (samples/coco/coco.py) is 160 epochs of 1000 steps: 40 for the heads, 80 for stage 4 and up, 40 for
+        all layers at a tenth of the rate. Weight decay is as elsewhere here; the seed divides each weight's share of it
+        by the number of weights in the layer.
+        """
         return cls.coco(depth, **{
             "resize": "matterport", "image_max_size": 1024, "size_divisor": 64, "pixel_mean": (123.7, 116.8, 103.9),
             "pixel_std": (1.0, 1.0, 1.0), "stem_pool_same": True, "norm_epsilon": 1e-3, "head_norm": "frozen",
@@ -53,6 +130,8 @@ class Presets:
             "roi_batch_size": 200, "roi_positive_fraction": 0.33, "rpn_smooth_l1_beta": 1.0, "box_smooth_l1_beta": 1.0,
             "detection_rule": "best_class", "detection_score_threshold": 0.7, "detection_nms_threshold": 0.3,
             "mask_paste": "matterport", "learning_rate": 0.001, "batch_size": 2, "gradient_clip": 5.0,
+            "train_steps": 160_000, "lr_steps": (120 / 160,), "warmup_steps": 0,
+            "trainable": ("heads", "4+", "all"), "trainable_steps": (40 / 160, 120 / 160),
             **changes,
         })  # fmt: skip
 

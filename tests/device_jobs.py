@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import maskrcnn_edu as mr
-from maskrcnn_edu import cli, training
+from maskrcnn_edu import cli
 
 # As small as a Mask R-CNN can be. Group norm: with batch norm the halves of a batch would not be alone.
 CONFIG = mr.Config.tiny(
@@ -88,7 +88,7 @@ def one_of_two_machines(result):
     """A step as one of several processes; how they find each other is in the environment."""
     with mr.devices():
         model, losses, change = update()
-        training.save(model, Path(result).with_suffix(".keras"))
+        mr.runs.save(model, Path(result).with_suffix(".keras"))
         found = {"shard": mr.distribution.shard(), "about": mr.distribution.describe(), "losses": losses}
         mr.distribution.check_same(3, "three")
         try:
@@ -101,8 +101,7 @@ def one_of_two_machines(result):
 
 def train_command(save_every, *arguments):
     """The command line, with more frequent checkpoints."""
-    training.SAVE_EVERY = int(save_every)
-    sys.exit(cli.main(["train", *arguments]))
+    sys.exit(cli.main(["train", *arguments, "--save-every", save_every]))
 
 
 if __name__ == "__main__":

@@ -194,8 +194,12 @@ def test_detect_draws_and_lists(trained, tmp_path, capsys):
 def test_train_goes_on_with_the_last_run_and_starts_from_a_file(trained, tmp_path, capsys):
     logs = tmp_path / "logs"
     shutil.copytree(trained, logs)
-    assert main(["train", "shapes", "--model", "last", "--steps", "3", "--limit", "6", "--logs", str(logs)]) == 0
-    assert "at step 2 of 3" in capsys.readouterr().out
+    again = ["train", "shapes", "--model", "last", "--steps", "3", "--logs", str(logs)]
+    assert main([*again, "--limit", "5"]) == 2
+    assert "--limit cannot change in a run that goes on, which has 6" in capsys.readouterr().err
+    assert main(again) == 0
+    printed = capsys.readouterr().out
+    assert "at step 2 of 3" in printed and "step 3/3  " in printed and "class" in printed
     path = model_file(logs)
     assert main(["train", "shapes", "--model", path, "--steps", "1", "--limit", "6", "--logs", str(tmp_path / "other"),
                  "--set", "learning_rate=0.001"]) == 0  # fmt: skip
@@ -272,7 +276,12 @@ def test_a_corrupt_picture_is_named(trained, tmp_path, capsys):
         (["train", "shapes", "--model", "last", "--set", "batch_size=2"], ["--set"]),
         (["evaluate", "shapes", "--model", "gone.keras"], ["gone.keras"]),
         (["evaluate", "shapes", "--model", "last"], ["no run of shapes"]),
-        (["train", "shapes", "--model", "torchvision-v1", "--preset", "tiny"], ["--preset"]),
+        (["train", "shapes", "--model", "coco"], ["no published COCO weights", "detectron2"]),
+        (["train", "shapes", "--model", "imagenet"], ["ResNet-50"]),
+        (["train", "shapes", "--patience", "3"], ["--validate-every"]),
+        (["train", "shapes", "--validate-every", "10", "--save-every", "4"], ["multiple"]),
+        (["train", "shapes", "--scale-lr", "--set", "learning_rate=1"], ["--scale-lr"]),
+        (["train", "shapes", "--set", "trainable=res9.*"], ["res9", "matches no layer"]),
         (["evaluate", "shapes", "--model", "imagenet-resnet50"], ["imagenet-resnet50", "backbone"]),
     ],
 )
@@ -284,12 +293,36 @@ def test_bad_arguments(tmp_path, capsys, monkeypatch, arguments, named):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_of_other_classes_is_named(trained, tmp_path, capsys):
+def test_a_model_of_other_classes_is_named_or_learns_them(trained, tmp_path, capsys):
     data, path = coco_directory(tmp_path / "data"), model_file(trained)
-    for command in ("train", "evaluate"):
-        assert main([command, "coco", "--dataset", str(data), "--model", path, "--logs", str(tmp_path / "logs")]) == 2
-        error = capsys.readouterr().err
-        assert path in error and "4 classes" in error and "has 2" in error
+    options = ["coco", "--dataset", str(data), "--model", path, "--logs", str(tmp_path / "logs")]
+    assert main(["evaluate", *options]) == 2
+    error = capsys.readouterr().err
+    assert path in error and "4 classes" in error and "has 2" in error
+    assert main(["train", *options, "--steps", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "box_head/class_logits/kernel" in printed and "backbone/stem/kernel" not in printed
+
+
+def test_validation_while_training_finds_the_best(tmp_path, capsys):
+    options = ["train", "shapes", "--steps", "6", "--limit", "6", "--logs", str(tmp_path), *QUICK]
+    more = ["--validate-every", "2", "--validate-limit", "2", "--patience", "1", "--tensorboard"]
+    assert main([*options, *more, "--set", "learning_rate=1e-9"]) == 0  # it learns nothing, so the AP does not rise
+    assert "at step 4, since the AP no longer rose" in capsys.readouterr().out
+    (run,) = tmp_path.glob("shapes-*")
+    assert {"last.keras", "best.keras", "log.csv", "run.json"} < {path.name for path in run.iterdir()}
+    assert any("tfevents" in path.name for path in run.iterdir())
+    result = json.loads((run / "run.json").read_text())["result"]
+    assert (result["step"], result["best_step"], result["stopped_early"]) == (4, 2, True)
+    assert {"loss", "segm_AP", "bbox_AP50", "proposal_recall", "learning_rate"} < set(result["final"])
+    assert main(["train", "shapes", "--model", "last", "--logs", str(tmp_path)]) == 0
+    assert "no longer rose" in capsys.readouterr().out
+
+
+def test_scaling_is_said(tmp_path, capsys):
+    options = ["train", "shapes", "--steps", "1", "--limit", "4", "--logs", str(tmp_path), *QUICK]
+    assert main([*options, "--scale-lr"]) == 0
+    assert "2 images a step" in (printed := capsys.readouterr().out) and "learning rate 0.00075" in printed
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["fly"], ["train", "shapes", "--steps", "0"], ["detect", "a.jpg"]])

@@ -13,7 +13,7 @@ from maskrcnn_edu.config import ANY_SIGN, CHOICES, FRACTIONS, MAY_BE_EMPTY, MAY_
 Config = mr.Config
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 NUMBERS = [name for name, field in FIELDS.items() if type(field.default) in (int, float)]
-LISTS = [name for name, field in FIELDS.items() if type(field.default) is tuple]
+LISTS = [name for name, field in FIELDS.items() if type(field.default) is tuple and "trainable" not in name]
 SWITCHES = [name for name, field in FIELDS.items() if type(field.default) is bool]
 EXAMPLES = {"large_scale_jitter": (0.1, 2.0), "colour_jitter": (0.4, 0.4, 0.2)}  # of lists that are empty by default
 WORDS = [name for name, field in FIELDS.items() if type(field.default) is str]
@@ -67,6 +67,16 @@ def test_numbers(name):
         refused(name, **{name: value})
     kept = getattr(Config.tiny(), name)
     assert type(getattr(Config.tiny(**{name: np.float64(kept)}), name)) is type(FIELDS[name].default)
+
+
+def test_layers_that_learn():
+    assert Config.tiny(trainable="4+").trainable == ("4+",)
+    config = Config.tiny(trainable=["heads", r"res.*|stem"], trainable_steps=[0.5])
+    assert config.trainable == ("heads", r"res.*|stem") and config.trainable_steps == (0.5,)
+    for wrong in (3, None, (), ("heads", 4), "res("):
+        refused("trainable", trainable=wrong)
+    for steps in ((), (0.2, 0.1), (0.5, 1.0), (0.5, "1"), (-0.5, 0.5), 0.5):
+        refused("trainable_steps", trainable=("heads", "4+", "all"), trainable_steps=steps)
 
 
 @pytest.mark.parametrize("name", LISTS)

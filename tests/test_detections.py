@@ -53,6 +53,6 @@ def test_a_model_of_other_channels_trains_detects_and_is_saved(tmp_path, channel
     found = model.detect(images)
     assert found[1].masks.shape[1:] == (80, 128)
     model.save(tmp_path / "model.keras")
-    again = mr.training.load(tmp_path / "model.keras")
+    again = mr.runs.load(tmp_path / "model.keras")
     np.testing.assert_allclose(again.detect(images)[0].boxes, found[0].boxes, atol=1e-3)
     assert "AP" in mr.evaluate(model, dataset, limit=1)["bbox"]

@@ -212,4 +212,4 @@ def test_a_machine_that_dies_ends_the_run_which_can_go_on(tmp_path):
         assert f"in 2 processes of which this is number {i + 1}" in output and "Going on with" in output
     (run,) = logs.iterdir()  # the other process wrote nothing of its own
     assert sorted(path.name for path in run.iterdir()) == ["last.keras", "log.csv", "run.json"]
-    assert int(mr.training.load(run / "last.keras").optimizer.iterations) == steps
+    assert int(mr.runs.load(run / "last.keras").optimizer.iterations) == steps

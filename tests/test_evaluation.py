@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import maskrcnn_edu as mr
-from maskrcnn_edu import evaluation, training
+from maskrcnn_edu import evaluation, runs
 
 COCO = Path(__file__).parents[2] / "shared" / "coco_sample"
 
@@ -165,7 +165,7 @@ def test_numbers_are_pycocotools_on_the_files(tmp_path):
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs ../shared/coco_sample")
 def test_batches_change_nothing(tmp_path):
     """Photographs of one padded size are run together, whatever lies between them."""
-    model, dataset = training.load(mr.files("shapes.keras")), mr.CocoDataset(COCO)
+    model, dataset = runs.load(mr.files("shapes.keras")), mr.CocoDataset(COCO)
     dataset.class_names = model.class_names  # it finds what looks like shapes; that is enough here
     dataset.category_ids, dataset.labelled = [None, 1, 2, 3], False
     for batch_size in (1, 3):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import maskrcnn_edu as mr
-from maskrcnn_edu import export, masks, training
+from maskrcnn_edu import export, masks, runs
 from maskrcnn_edu.cli import main
 from maskrcnn_edu.datasets import transforms
 
@@ -104,7 +104,7 @@ def sample(count):
 @tensorflow
 @pytest.mark.parametrize("format", export.FORMATS)
 def test_the_weights_that_ship(format, tmp_path):
-    model, dataset = training.load(mr.files("shapes.keras")), mr.ShapesDataset(3, seed=9)
+    model, dataset = runs.load(mr.files("shapes.keras")), mr.ShapesDataset(3, seed=9)
     pictures = [dataset.load_image(i) for i in range(3)]
     run = exported(model, tmp_path, format, (128, 128) if format == "litert" else None)
     expected = assert_same(run, model, pictures)
