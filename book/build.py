@@ -7,7 +7,9 @@ python book/build.py --stale    those whose source or library files have changed
 
 import argparse
 import ast
+import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 BOOK = Path(__file__).resolve().parent
 ROOT, SOURCES, NOTEBOOKS = BOOK.parent, BOOK / "src", BOOK / "notebooks"
@@ -24,6 +27,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
 STARTUP = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|$")
 LIMIT = 2**20  # bytes of a notebook
+COLOURS = 256  # of a stored picture
 CELL_TIMEOUT = 120  # seconds
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 MACHINE = re.compile(r"(?<![\w.$}~*:/-])/(?:hom[e]|roo[t]|tm[p]|User[s]|wor[k]|op[t]|us[r])/\w|\b[A-Z]:\\\\?User[s]")
@@ -55,6 +59,7 @@ def build(source: Path) -> int:
     notebook = read(source)
     run(notebook)
     clean(notebook)
+    shrink(notebook)
     notebook.metadata["book"]["digests"] = digests(source)
     text = nbformat.writes(notebook) + "\n"
     problems = complaints(notebook, len(text.encode()))
@@ -106,18 +111,19 @@ def clean(notebook):
     """Takes out what differs from run to run, and widgets that are dead without a kernel: their pictures stay.
 
     An anywidget brings its JavaScript along and answers anywhere. A core widget (a slider, an image) needs Python.
+    In a cell with the tag "still" an anywidget is stored as its picture, too.
     """
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _joined(output for output in cell.outputs if not _is_startup(output))
     saved = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     shown, names = [], {}
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+    for cell, output in ((cell, output) for cell in notebook.cells for output in cell.get("outputs", [])):
         output.get("metadata", {}).pop("widgets", None)
         model = output.get("data", {}).get(VIEW, {}).get("model_id")
         if model is None:
             continue
-        if "_esm" in saved.get(model, {}).get("state", {}):
+        if "_esm" in saved.get(model, {}).get("state", {}) and "still" not in cell.metadata.get("tags", []):
             shown.append(model)
         elif len(output.data) > 1:
             del output.data[VIEW]
@@ -159,6 +165,33 @@ def _reach(model, saved, names):
         _reach(other, saved, names)
 
 
+def shrink(notebook):
+    """Stores pictures with a palette, and widgets' code without comment lines and indents: a third of the bytes.
+
+    What a widget's layout leaves open is not stored.
+    """
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            output.data["image/png"] = _with_palette(output.data["image/png"])
+    for model in notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {}).values():
+        if model["model_name"] == "LayoutModel":
+            model["state"] = {name: value for name, value in model["state"].items() if value is not None}
+        for name in {"_esm", "_css"} & model["state"].keys():
+            model["state"][name] = re.sub(r"^[ \t]*(//.*\n)?", "", model["state"][name], flags=re.MULTILINE)
+
+
+def _with_palette(encoded) -> str:
+    """A PNG in base64 with at most COLOURS colours; as it is, if it has transparent parts or would not be smaller.
+
+    An octree keeps the few pixels of a thin line in their own colour; Pillow's other methods give them a neighbour's.
+    """
+    written, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
+    if picture.getchannel("A").getextrema() != (255, 255):
+        return encoded
+    picture.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE).save(written, "png", optimize=True)
+    return min(encoded, base64.b64encode(written.getvalue()).decode("ascii"), key=len)
+
+
 def complaints(notebook, size) -> list[str]:
     """What keeps a run notebook out of the book, in sentences."""
     found = [f"{size} bytes are more than {LIMIT}; draw smaller or fewer pictures."] if size > LIMIT else []
@@ -186,14 +219,15 @@ def digests(source: Path) -> dict[str, str]:
     library = about(source)["library"]
     files = {source.relative_to(ROOT).as_posix(): _hash(source.read_text(encoding="utf-8"))}
     for path in sorted(p for name in library for p in module_files(name)):
-        files[path.relative_to(ROOT).as_posix()] = _hash(_code(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        files[path.relative_to(ROOT).as_posix()] = _hash(_code(text) if path.suffix == ".py" else text)
     return files
 
 
 def module_files(name) -> list[Path]:
-    """The file of `boxes` or `datasets.shapes`, or all those of a folder such as `weights`."""
+    """The file of `boxes` or `datasets.shapes`, or all those of a folder such as `widgets`, JavaScript and CSS, too."""
     path = ROOT / "maskrcnn_edu" / name.replace(".", "/")
-    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    files = sorted(p for p in path.iterdir() if p.suffix in (".py", ".js", ".css")) if path.is_dir() else [path.with_suffix(".py")]
     if not files or not files[0].is_file():
         sys.exit(f"A chapter's header names the library file {name!r}, which does not exist.")
     return files

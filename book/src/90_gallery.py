@@ -1,5 +1,8 @@
 # ---
 # jupyter:
+#   book:
+#     title: Gallery
+#     library: [plots, widgets]
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -14,16 +17,24 @@
 
 # %%
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
-from skimage import data
+from skimage import data, restoration
 
 import maskrcnn_edu as mr
 
+
 # %% [markdown]
-# The model is the one that ships, trained on drawn shapes. The pictures are some that it has not seen.
+# The model is the one that ships, trained on drawn shapes. The pictures are some that it has not seen. Their grain is taken off, because it would make this page three times as large.
 
 # %%
-dataset = mr.ShapesDataset(40, seed=1)
+class SmoothShapes(mr.ShapesDataset):
+    def load_image(self, i):
+        smooth = restoration.denoise_tv_chambolle(super().load_image(i), weight=0.1, channel_axis=-1)
+        return (np.rint(255 * smooth / 6) * 6).astype("uint8")
+
+
+dataset = SmoothShapes(40, seed=1)
 model = keras.saving.load_model(mr.files("shapes.keras"))
 names = dataset.class_names
 image, truth = dataset.image(17), dataset.instances(17)
@@ -50,7 +61,7 @@ mr.plots.instances(image, found, class_names=names)
 mr.plots.instances(image, truth, class_names=names, title="ground truth")
 
 # %% [markdown]
-# Keypoints of a person, with their limbs. Hollow ones are hidden. (Photograph: NASA, in the public domain.)
+# Keypoints of a person, with their limbs. Hollow ones are hidden. Here on Axes of 2.5 inches. (Photograph: NASA, in the public domain.)
 
 # %%
 points = np.zeros((1, 17, 3))  # x, y, visibility, in COCO's order
@@ -58,21 +69,37 @@ points[0, :9] = [
     [222, 123, 2], [242, 101, 2], [205, 105, 2], [263, 103, 1], [183, 112, 1], [318, 214, 2], [130, 233, 2],
     [378, 395, 1], [78, 425, 2],
 ]  # fmt: skip
+ax = plt.figure(figsize=(2.5, 2.5)).add_axes((0, 0, 1, 1))
 mr.plots.instances(
-    data.astronaut(), boxes=[[5, 25, 512, 440]], classes=[1], keypoints=points, class_names=["background", "person"]
-)
+    data.astronaut(), boxes=[[5, 25, 512, 440]], classes=[1], keypoints=points,
+    class_names=["background", "person"], ax=ax,
+)  # fmt: skip
+plt.show()
 
 # %% [markdown]
 # Images side by side.
 
 # %%
-mr.plots.images([dataset.image(i) for i in range(8)], [f"image {i}" for i in range(8)])
+mr.plots.images([dataset.image(i) for i in range(4)], [f"image {i}" for i in range(4)])
 
 # %% [markdown]
 # The classes that cover most of an image, an instance in each colour.
 
 # %%
 mr.plots.top_masks(image, truth, class_names=names)
+
+# %% [markdown]
+# An image alone. `boxes`, `instances` and the others begin with it; what you draw on its Axes is in pixels.
+
+# %%
+mr.plots.picture(image, title="one picture")
+
+# %% [markdown]
+# The colours. `COLOURS` are told apart with all kinds of sight; `colour(i)` is that of instance `i`, and goes on from there, darker. Masks cover what is below them to the share `FILL`.
+
+# %%
+print(mr.plots.FILL, mr.plots.COLOURS[:5])
+mr.plots.picture(np.array([[mr.plots.colour(i) for i in range(36)]]).repeat(4, 1).repeat(12, 0))
 
 # %% [markdown]
 # ### What was found, and what was not
@@ -112,14 +139,14 @@ mr.plots.precision_recall(recall=hits / objects, precision=hits / np.arange(1, l
 
 # %%
 stages = mr.stages.stages(model, image)
-mr.plots.detection_stages(stages)
+mr.plots.detection_stages(stages, count=8)
 
 # %% [markdown]
 # `mr.stages.stages` keeps what each stage has computed, in pixels of the network's input. The plots below take single
-# stages. First the anchors of one cell of each level, on a photograph and with the settings for COCO.
+# stages. First the anchors of one cell of each level.
 
 # %%
-mr.plots.anchors(data.coffee(), mr.Config.coco())
+mr.plots.anchors(image, model.config)
 
 # %% [markdown]
 # With ground truth: which anchors training calls positive, neutral and negative.
@@ -145,6 +172,13 @@ mr.plots.proposals(stages.image, stages.proposals, stages.proposal_scores, count
 
 # %%
 mr.plots.boxes(stages.image, stages.proposals[:4], captions=[f"{score:.3f}" for score in stages.proposal_scores[:4]])
+
+# %% [markdown]
+# Boxes that leave the image. `view_of` is the part of the plane that holds both; without it they are cut off.
+
+# %%
+outside = np.argsort(stages.anchors[:, 0])[:3]
+mr.plots.boxes(stages.image, stages.anchors[outside], view=mr.plots.view_of(stages.image, stages.anchors[outside]))
 
 # %% [markdown]
 # What the mask head answers in each RoI, cell by cell; the white line is one half.
@@ -173,16 +207,23 @@ taught = mr.stages.training_stages(model, batch, 1)
 mr.plots.mask_targets(taught)
 
 # %% [markdown]
-# The RoIs of a training step. Positive ones are in colour, with the box that they are to become; negative ones grey.
+# RoIs of a training step. Positive ones are in colour, with the box that they are to become; negative ones grey.
 
 # %%
-mr.plots.refinement(taught.image, taught.rois, taught.roi_targets, refined=taught.roi_labels == 1)
+mr.plots.refinement(taught.image, taught.rois[:24], taught.roi_targets[:24], refined=taught.roi_labels[:24] == 1)
 
 # %% [markdown]
 # The losses of a run, from its directory. This is the log of the weights that ship.
 
 # %%
 mr.plots.loss_curves(mr.files("shapes_log.csv"))
+
+# %% [markdown]
+# The numbers behind it, by name.
+
+# %%
+path, columns = mr.plots.read_log(mr.files("shapes_log.csv"))
+print(path.name, {name: round(float(values[-1]), 3) for name, values in columns.items() if "loss" in name})
 
 # %% [markdown]
 # ### Data
@@ -197,7 +238,7 @@ mr.plots.dataset_overview(dataset, config=model.config)
 # What training sees of one image: the loader's own augmentations, again and again.
 
 # %%
-mr.plots.augmentations(dataset, model.config, 17)
+mr.plots.augmentations(dataset, model.config, 17, count=4)
 
 # %% [markdown]
 # ### Inside the network
@@ -219,19 +260,26 @@ mr.plots.activations(model, image, "mask_logits", roi=0)
 # constant, or mostly dead. There is none here.
 
 # %%
-mr.plots.weight_statistics(model, "/kernel")
+mr.plots.weight_statistics(model, "rpn")
+
+# %% [markdown]
+# One line of the table in numbers.
+
+# %%
+print(mr.plots.measure_weights(model, "rpn")[0])
 
 # %% [markdown]
 # And their histograms.
 
 # %%
-mr.plots.weight_histograms(model)
+mr.plots.weight_histograms(model, "rpn", columns=4)
 
 # %% [markdown]
 # ## Widgets
 #
-# Each is moved by mouse or keys: Tab reaches its parts, arrows move them. They answer on this page without a kernel.
-# In a notebook their state can be read and set from Python, such as `playground.box_a`.
+# Each is moved by mouse or keys: Tab reaches its parts, arrows move them. They answer on the book's site without a kernel, all but
+# DetectionExplorer: its state, the largest, does not fit in this notebook, so it is a picture until you run its cell. With
+# a kernel the state of each can be read and set from Python, such as `playground.box_a`.
 
 # %% [markdown]
 # ### Boxes and anchors
@@ -250,16 +298,16 @@ playground
 mr.widgets.AnchorExplorer(image, truth.boxes[0], model.config)
 
 # %% [markdown]
-# Which anchors become positive, negative or neutral as the two thresholds move.
+# Which anchors become positive, negative or neutral as the two thresholds move. The finest level is left out; its anchors are smaller than all objects here.
 
 # %%
-mr.widgets.MatchingExplorer(image, truth.boxes, config=model.config)
+mr.widgets.MatchingExplorer(image, truth.boxes, stages.anchors[stages.levels > 0])
 
 # %% [markdown]
-# Non-maximum suppression, one decision at a time: who suppresses whom.
+# Non-maximum suppression, one decision at a time: who suppresses whom. Here among the model's candidates.
 
 # %%
-mr.widgets.NMSStepper()
+mr.widgets.NMSStepper(stages.candidates, stages.candidate_scores, stages.candidate_classes, stages.image)
 
 # %% [markdown]
 # ### Regions and masks
@@ -268,13 +316,13 @@ mr.widgets.NMSStepper()
 # RoIAlign beside RoIPool on one channel of a feature map.
 
 # %%
-mr.widgets.RoIAlignExplorer(mr.stages.stages(model, image).pyramid[1], stride=8, channel=5)
+mr.widgets.RoIAlignExplorer(stages.pyramid[1], stride=8, channel=5)
 
 # %% [markdown]
 # From the mask head's 28 x 28 probabilities to pixels. Switch the half-pixel shift off and watch the IoU.
 
 # %%
-mr.widgets.MaskExplorer()
+mr.widgets.MaskExplorer(stages.mask_probabilities[0], stages.detections.boxes[0], image)
 
 # %% [markdown]
 # ### A trained model
@@ -288,15 +336,15 @@ mr.widgets.ProposalExplorer(model, image, truth.boxes)
 # %% [markdown]
 # From candidates to instances; point at one to see its class probabilities, its RoI and its mask.
 
-# %%
+# %% tags=["still"]
 mr.widgets.DetectionExplorer(model, image)
 
 # %% [markdown]
 # Matches, precision, recall and average precision as the thresholds move.
 
 # %%
-results = model.detect([dataset.image(i) for i in range(12)])
-images, truths = [dataset.image(i) for i in range(12)], [dataset.instances(i) for i in range(12)]
+results = model.detect([dataset.image(i) for i in range(4)])
+images, truths = [dataset.image(i) for i in range(4)], [dataset.instances(i) for i in range(4)]
 mr.widgets.PrecisionRecallExplorer(results, truths, images, names)
 
 # %% [markdown]
