@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -118,7 +119,8 @@ def clean(notebook):
             cell.outputs = _joined(output for output in cell.outputs if not _is_startup(output))
     saved = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     shown, names = [], {}
-    for cell, output in ((cell, output) for cell in notebook.cells for output in cell.get("outputs", [])):
+    outputs = [(cell, output) for cell in notebook.cells for output in cell.get("outputs", [])]
+    for cell, output in outputs:
         output.get("metadata", {}).pop("widgets", None)
         model = output.get("data", {}).get(VIEW, {}).get("model_id")
         if model is None:
@@ -183,12 +185,21 @@ def shrink(notebook):
 def _with_palette(encoded) -> str:
     """A PNG in base64 with at most COLOURS colours; as it is, if it has transparent parts or would not be smaller.
 
-    An octree keeps the few pixels of a thin line in their own colour; Pillow's other methods give them a neighbour's.
+    An octree keeps the few pixels of a thin line apart; Pillow's other methods give them a neighbour's colour. Where
+    it puts several colours together they get the commonest of them instead of a mean, so that white stays white.
     """
     written, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     if picture.getchannel("A").getextrema() != (255, 255):
         return encoded
-    picture.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE).save(written, "png", optimize=True)
+    picture = picture.convert("RGB")
+    reduced = picture.quantize(COLOURS, Image.Quantize.FASTOCTREE)
+    pairs = np.column_stack([np.asarray(reduced).ravel(), np.asarray(picture).reshape(-1, 3)])
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    palette = np.zeros((COLOURS, 3), np.uint8)
+    rising = np.argsort(counts, kind="stable")
+    palette[pairs[rising, 0]] = pairs[rising, 1:]  # the last, the commonest, stays
+    reduced.putpalette(palette.tobytes())
+    reduced.save(written, "png", optimize=True)
     return min(encoded, base64.b64encode(written.getvalue()).decode("ascii"), key=len)
 
 
@@ -227,7 +238,8 @@ def digests(source: Path) -> dict[str, str]:
 def module_files(name) -> list[Path]:
     """The file of `boxes` or `datasets.shapes`, or all those of a folder such as `widgets`, JavaScript and CSS, too."""
     path = ROOT / "maskrcnn_edu" / name.replace(".", "/")
-    files = sorted(p for p in path.iterdir() if p.suffix in (".py", ".js", ".css")) if path.is_dir() else [path.with_suffix(".py")]
+    parts = path.iterdir() if path.is_dir() else [path.with_suffix(".py")]
+    files = sorted(part for part in parts if part.suffix in (".py", ".js", ".css"))
     if not files or not files[0].is_file():
         sys.exit(f"A chapter's header names the library file {name!r}, which does not exist.")
     return files

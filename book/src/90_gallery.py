@@ -23,9 +23,9 @@ from skimage import data, restoration
 
 import maskrcnn_edu as mr
 
-
 # %% [markdown]
 # The model is the one that ships, trained on drawn shapes. The pictures are some that it has not seen. Their grain is taken off, because it would make this page three times as large.
+
 
 # %%
 class SmoothShapes(mr.ShapesDataset):
@@ -174,11 +174,12 @@ mr.plots.proposals(stages.image, stages.proposals, stages.proposal_scores, count
 mr.plots.boxes(stages.image, stages.proposals[:4], captions=[f"{score:.3f}" for score in stages.proposal_scores[:4]])
 
 # %% [markdown]
-# Boxes that leave the image. `view_of` is the part of the plane that holds both; without it they are cut off.
+# Boxes that leave the image a little. `view_of` is the part of the plane that holds both; without it they are cut off.
 
 # %%
-outside = np.argsort(stages.anchors[:, 0])[:3]
-mr.plots.boxes(stages.image, stages.anchors[outside], view=mr.plots.view_of(stages.image, stages.anchors[outside]))
+least = stages.anchors.min(axis=1)
+outside = stages.anchors[(-12 < least) & (least < 0)][::60]
+mr.plots.boxes(stages.image, outside, view=mr.plots.view_of(stages.image, outside))
 
 # %% [markdown]
 # What the mask head answers in each RoI, cell by cell; the white line is one half.
@@ -343,8 +344,9 @@ mr.widgets.DetectionExplorer(model, image)
 # Matches, precision, recall and average precision as the thresholds move.
 
 # %%
-results = model.detect([dataset.image(i) for i in range(4)])
-images, truths = [dataset.image(i) for i in range(4)], [dataset.instances(i) for i in range(4)]
+shown = [17, 0, 1, 2]
+images, truths = [dataset.image(i) for i in shown], [dataset.instances(i) for i in shown]
+results = model.detect(images)
 mr.widgets.PrecisionRecallExplorer(results, truths, images, names)
 
 # %% [markdown]
