@@ -75,9 +75,11 @@ spoon = [
 # fmt: on
 
 fig, axes = plt.subplots(1, 3, figsize=(9, 2.3), layout="constrained")
-for ax, title in zip(axes, ("what a person clicks", "what a loss needs", "what a detector starts from"), strict=True):
-    mr.plots.picture(image, ax, title)
-for polygons, colour in ((cup, "tab:cyan"), (spoon, "yellow")):
+pale = np.uint8(170 + image.mean(-1) / 3)
+mr.plots.picture(image, axes[0], "what a person clicks")
+mr.plots.picture(pale, axes[1], "what the masks are")
+mr.plots.picture(pale, axes[2], "what the boxes are")
+for polygons, colour in ((cup, "tab:cyan"), (spoon, "tab:orange")):
     points = [np.reshape(polygon, (-1, 2)) for polygon in polygons]
     for corners in points:
         axes[0].plot(*corners[np.r_[: len(corners), 0]].T, ".-", color=colour, markersize=3, linewidth=0.8)
@@ -102,7 +104,7 @@ print(f"{height} rows, {width} columns, {channels} channels of {image.dtype}: {i
 print("the pixel in row 280, column 340, which is on the spoon:", image[280, 340])
 
 # %% [markdown]
-# A **mask** is an array (height, width) of true and false. A picture with $N$ objects has $N$ of them, $(N, H, W)$. One array with the number of the object in each pixel would be smaller, but then a pixel could not belong to two objects. In COCO it may.
+# A **mask** is an array (height, width) of true and false. A picture with $N$ objects has $N$ of them, $(N, H, W)$. One array with the number of the object in each pixel would be smaller, but then a pixel could not belong to two objects. In COCO that happens.
 
 # %% [markdown]
 # ## 2. From polygon to pixels
@@ -158,7 +160,7 @@ axes[1].set_title("the right side of the spoon")
 plt.show()
 
 # %% [markdown]
-# **Figure 1.2.** Polygons and the pixels whose centres (grey) they hold. The outline of a mask is never more than half a pixel's diagonal away from the polygon, and never on it.
+# **Figure 1.2.** Polygons and the pixels whose centres (grey) they hold. A pixel is in or out as a whole, and its centre decides.
 #
 # Figure 1.2 shows that the last decision is made at the centres. A tool that decides otherwise gives another mask from the same polygon. The COCO toolkit, `pycocotools`, is the one that counts, because evaluation uses it: it enlarges the polygon five times, rounds it, and asks in each column where the enlarged outline enters and leaves.
 
@@ -242,15 +244,19 @@ check("boxes_from_masks", boxes_from_masks(random_masks), mr.datasets.dataset.bo
 print("empty masks among them:", np.count_nonzero(~random_masks.any((1, 2))))
 
 # %% [markdown]
-# Why not take the box from the polygon? COCO's file does: its `bbox` is $x, y$, width, height of the polygon, with fractions. We compute it from the pixels, because then every dataset has its boxes in one convention, however its masks are stored, and they stay right when an image is flipped, cropped or resized. For the spoon the two differ like this:
+# Why not take the box from the polygon? COCO's file does: its `bbox` is $x, y$, width, height of the polygon, with fractions. We compute it from the pixels, because then every dataset has its boxes in one convention, however its masks are stored, and they stay right when an image is flipped, cropped or resized. The spoon was clicked on whole pixels, so for it they agree; move the clicks 0.3 pixels down and to the right, and they do not.
 
 # %% tags=["nbval-check-output"]
-corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in spoon])
-print("from the polygons, y1 x1 y2 x2:", *corners.min(0)[::-1], *corners.max(0)[::-1])
-print("from the pixels:               ", *boxes_from_masks(spoon_mask[None])[0].astype(int))
+for move in (0, 0.3):
+    moved = [(np.array(polygon) + move).tolist() for polygon in spoon]
+    clicks = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in moved])
+    box = boxes_from_masks(polygons_mask(moved, height, width)[None])[0].astype(int)
+    print(f"from the polygons {[*clicks.min(0)[::-1].tolist(), *clicks.max(0)[::-1].tolist()]}, ", end="")
+    print(f"from the pixels {box.tolist()}")
+print(f"of the box is spoon: {spoon_mask.sum() / np.prod(box[2:] - box[:2]):.0%}")
 
 # %% [markdown]
-# Both pieces are in one box, and the box is mostly not spoon: the object covers a third of it at most. What a box cannot say is why the masks exist.
+# Both pieces are in one box, and three quarters of the box are not spoon. That is why the masks exist.
 #
 # ### Break it: the last pixel left out
 #
@@ -302,7 +308,7 @@ def mask_of_runs(runs, height, width):
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
 
 
-fig, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(9, 2.8), width_ratios=(4, 5, 1.5), layout="constrained")
 order = np.arange(toy.size).reshape(toy.shape, order="F")
 axes[0].imshow(toy, cmap="Blues", vmax=2)
 for (i, j), n in np.ndenumerate(order):
@@ -317,7 +323,7 @@ axes[2].set(title="and back", xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
-# **Figure 1.3.** Left: the toy mask, its pixels numbered as run lengths count them. Middle: the lengths of the spoon's runs of ones from left to right; each is a cut through the spoon from top to bottom. Right: the mask that the runs give back.
+# **Figure 1.3.** Left: the toy mask, its pixels numbered as run lengths count them. Middle: the lengths of the spoon's runs of ones from left to right; each is a cut from top to bottom through one of its pieces, and where one piece is above the other, short and long take turns. Right: the mask that the runs give back.
 #
 # Figure 1.3 also shows what makes a mask cheap: one or two runs for each column that the object touches, however large the image. COCO then squeezes the numbers into a string. Neighbouring columns are alike, so from the fourth number on each is replaced by its difference from the one two places before it, which belongs to the last column. Differences are small, and are written in groups of five bits: four and a sign for a small number, and a sixth bit that says whether more groups follow. Adding 48, the code of the letter "0", makes each group a printable letter.
 
@@ -377,7 +383,8 @@ runs = np.array(run_lengths(spoon_mask))
 by_rows = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.1), layout="constrained")
 for ax, mask, title in zip(axes, (spoon_mask, by_rows), ("down the columns", "along the rows"), strict=True):
-    mr.plots.instances(image, masks=mask[None], colours=["yellow"], title=title, ax=ax)
+    ax.imshow(mask, cmap="Blues", vmax=1.5, interpolation="nearest")
+    ax.set(title=title, xlabel="x, pixels", ylabel="y, pixels")
 plt.show()
 square = spoon_mask[:, 150:550]
 wrong = np.repeat(np.arange(len(run_lengths(square))) % 2 == 1, run_lengths(square)).reshape(square.shape)
@@ -387,7 +394,7 @@ print(f"on a square image:  {mask_iou(square, wrong):.3f}; transposed {mask_iou(
 # %% [markdown]
 # **Figure 1.4.** The spoon's run lengths read in both ways. The number of pixels is the same.
 #
-# In Figure 1.4 anyone sees it. On a square image the result is the transposed mask: a whole object with a clean outline, in a wrong place. On the Shapes pictures, which are square and have round and square objects, one could overlook that for a while. The area, which many people check, is right in both.
+# In Figure 1.4 anyone sees the mistake. On a square image the result is the transposed mask: a whole object with a clean outline, in a wrong place. On the Shapes pictures, which are square and have round and square objects, one could overlook that for a while. The area, which many people check, is right in both.
 
 # %% [markdown]
 # ## 5. An annotation file
@@ -430,7 +437,9 @@ Image.fromarray(image).save(folder / "mine" / "coffee.png")
 
 dataset = mr.CocoDataset(folder, "mine")
 found = dataset.instances(0)
-mr.plots.instances(dataset.image(0), found, class_names=dataset.class_names)
+fig, ax = plt.subplots(figsize=(4, 2.7), layout="constrained")
+mr.plots.instances(dataset.image(0), found, class_names=dataset.class_names, ax=ax)
+plt.show()
 
 # %% [markdown]
 # **Figure 1.5.** What the library reads from the file: `mr.CocoDataset` decodes polygons and runs, and computes the boxes from the pixels.
@@ -479,9 +488,15 @@ half[:, :, :2] = True
 print(crop_masks(half, [(0, 0, 4, 4)], 2)[0])
 
 some = np.concatenate([found.masks, found.masks])
-places = np.concatenate([found.boxes, found.boxes + rng.uniform(-4, 4, (3, 4))]).astype("float32")  # whole, and fractions
+places = np.concatenate([found.boxes, found.boxes + rng.uniform(-4, 4, (3, 4))]).astype(
+    "float32"
+)  # whole, and fractions
 for side in (14, 56):
-    check(f"crop_masks, {side} cells", crop_masks(some, places, side), mr.datasets.transforms.crop_masks(some, places, side))
+    check(
+        f"crop_masks, {side} cells",
+        crop_masks(some, places, side),
+        mr.datasets.transforms.crop_masks(some, places, side),
+    )
 
 # %% [markdown]
 # ## 7. Pasting
@@ -522,7 +537,7 @@ def paste(masks, boxes, height, width, threshold=0.5):
 
 
 # %% [markdown]
-# By hand: two cells, 1 and 0, in a box from 1 to 5. Pixel 1 has its centre at 1.5, and $u = 0.5 / 4 \cdot 2 - 0.5 = -0.25$: three quarters of the first cell. A quarter is missing, as if a cell of zeros lay around the grid. Pixels 2, 3 and 4 have $u = 0.25$, $0.75$ and $1.25$. So the first cell's weights are 0.75, 0.75, 0.25, 0 and the second's 0, 0.25, 0.75, 0.75. A row of four pixels in which the first cell reaches one half is two pixels long: right.
+# By hand: two cells, 1 and 0, in a box from 1 to 5. Pixel 1 has its centre at 1.5, and $u = 0.5 / 4 \cdot 2 - 0.5 = -0.25$: three quarters of the first cell. A quarter is missing, as if a cell of zeros lay around the grid. Pixels 2, 3 and 4 have $u = 0.25$, $0.75$ and $1.25$. So in pixels 1 to 4 the first cell has the weights 0.75, 0.75, 0.25, 0 and the second 0, 0.25, 0.75, 0.75. Since the second cell is 0, the result is the first cell's weights, and it reaches one half in pixels 1 and 2: half of the box. Pixels 0 and 5, outside the box, have a quarter, and stay below.
 
 # %% tags=["nbval-check-output"]
 print(pixel_centre_matrix(1, 5, 2, 6))
@@ -531,7 +546,11 @@ probabilities = rng.uniform(size=(30, 28, 28)).astype("float32")
 corner = rng.uniform(-10, 60, (30, 2))
 anywhere = np.concatenate([corner, corner + rng.uniform(0, 60, (30, 2))], axis=1).astype("float32")
 check("paste", paste(probabilities, anywhere, 80, 90), mr.masks.paste(probabilities, anywhere, 80, 90))
-check("paste, threshold 0.3", paste(probabilities, anywhere, 80, 90, 0.3), mr.masks.paste(probabilities, anywhere, 80, 90, threshold=0.3))
+check(
+    "paste, threshold 0.3",
+    paste(probabilities, anywhere, 80, 90, 0.3),
+    mr.masks.paste(probabilities, anywhere, 80, 90, threshold=0.3),
+)
 
 # %% [markdown]
 # The library's `paste` computes only the pixels in reach of the box, since 100 detections on a large photograph would otherwise take most of the time, and it has the two other systems' ways beside this one.
@@ -548,10 +567,10 @@ def there_and_back(masks, boxes, side):
     return paste(crop_masks(masks, boxes, side) / 255, boxes, *masks.shape[1:])
 
 
-fig, axes = plt.subplots(2, 4, figsize=(9, 6.4), layout="constrained")
+fig, axes = plt.subplots(2, 4, figsize=(9, 5.6), layout="constrained")
 box = found.boxes[1].astype(int)
 for column, side in zip(axes.T, grids, strict=False):
-    column[0].imshow(crop_masks(found.masks[1:2], found.boxes[1:2], side)[0], cmap="gray", aspect="auto")
+    column[0].imshow(crop_masks(found.masks[1:2], found.boxes[1:2], side)[0], cmap="gray")
     column[0].set_title(f"{side} x {side} cells")
     back = there_and_back(found.masks[1:2], found.boxes[1:2], side)[0]
     shades = np.uint8([[255, 255, 255], [213, 94, 0], [0, 114, 178], [190, 190, 190]])  # none, lost, gained, both
@@ -577,7 +596,7 @@ for side in grids:
     print(f"{side:>3}    " + "".join(f"{one:>9.3f} ({two:.3f})"[:17].rjust(16) for one, two in pairs))
 
 # %% [markdown]
-# At 28 cells the compact cup keeps 0.99, the spoon with its thin neck 0.96. This is the ceiling of the mask head: a perfect network cannot do better, and COCO's strictest threshold is an IoU of 0.95. The covered share is worth about as much as doubling the cells. That is why ground truth travels at 56 cells with shares, and is only cut at one half when it is seen through an RoI (chapter 08).
+# At 28 cells the compact cup keeps 0.99, the spoon with its thin neck 0.97. For a network that answers with the covered share this is the ceiling, and COCO's strictest threshold is an IoU of 0.95. The share is worth more than twice as many cells: 28 with it are better than 56 without, for each of the three. That is why ground truth travels at 56 cells with shares, and is only cut at one half when it is seen through an RoI (chapter 08).
 #
 # Move the threshold and the box below. Look for two things: how little the threshold matters for the compact bowl and how much for the neck; and how much IoU one pixel of error in the box costs.
 
@@ -613,7 +632,7 @@ for side in (14, 28, 56, 112, 224, 448):
     print(f"{side:>16}   {mask_iou(disc[0], right):.3f}   {mask_iou(disc[0], wrong):>18.3f}   {moved:>+12.2f} pixels")
 
 # %% [markdown]
-# The mask moves up and left by half a cell less half a pixel. On small objects a cell is smaller than a pixel and the error even changes its sign; on a large one it is many pixels, and still only some hundredths of IoU, so the picture looks right. With AP at an IoU of 0.5 nobody would have noticed. Between 0.9 and 0.95, where the network's own errors are of that size, it costs most of what there is. Chapter 07 has the same half pixel on the way into the network.
+# The mask moves up and left by half a cell less half a pixel: not at all where a cell is a pixel, 7.5 pixels at a side of 448. In units of the object that is always the same 1/56, so IoU falls to 0.94 for all large objects, and the picture still looks right. AP at an IoU of 0.5 does not notice. At 0.95 not one of these discs would count as found, though every other part of the network were perfect. Chapter 07 has the same half pixel on the way into the network.
 
 # %% [markdown]
 # > **How the others do it**
