@@ -281,7 +281,7 @@ for side in (1, 4, 16, 64, 256):
 # %% [markdown]
 # ## 4. Run lengths
 #
-# A mask of the photograph has 240,000 pixels, nearly all of them equal to their neighbour. So COCO's files hold the lengths of the runs of equal pixels: so many zeros, so many ones, so many zeros. This is **run-length encoding**, RLE. Two agreements belong to it. The first run is of zeros, and has length 0 if the first pixel is a one. And the pixels are read column by column, from top to bottom, because the toolkit was written for Matlab, which stores arrays so.
+# A mask of the photograph has 240,000 pixels, nearly all of them equal to their neighbour. So COCO's files hold the lengths of the runs of equal pixels: so many zeros, so many ones, so many zeros. This is **run-length encoding**, RLE. Two agreements belong to it. The first run is of zeros, and has length 0 if the first pixel is a one. And the pixels are read column by column, from top to bottom, which is how Matlab, one of the toolkit's languages, stores arrays.
 
 
 # %%
@@ -778,7 +778,7 @@ for side in (14, 28, 56, 112, 224, 448):
 #         assert both[1] <= both[0]
 # ```
 #
-# The saucer and the cup, since they have much inside. The spoon is hardly thicker than twice $d$: nearly all of it is rim. So boundary IoU asks the same precision in pixels from large objects as mask IoU asks from small ones. LVIS and Cityscapes results are reported with it, and heads that refine outlines, such as PointRend, gain far more in it than in mask AP.
+# The saucer and the cup, since they have much inside. The spoon is hardly thicker than twice $d$: nearly all of it is rim. So boundary IoU asks the same precision in pixels from large objects as mask IoU asks from small ones. The paper finds that heads which refine outlines, such as PointRend, gain more in it than in mask AP.
 #
 # </details>
 

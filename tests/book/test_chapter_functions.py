@@ -58,6 +58,10 @@ CASES = {
     ],
     "boxes.greedy_keep": lambda greedy_keep, rng: greedy_keep(rng.uniform(size=(3, 40, 40)) < 0.1),
     "boxes.class_nms": suppressed,
+    # 00
+    "detections.rescaled": lambda rescaled, rng: rescaled(
+        boxes(rng, 40) - 10, np.float32([0, 0, 75, 100]), np.float32([301, 400])
+    ),
     # 01
     "masks.encode_rle": lambda encode_rle, rng: letters(
         encode_rle(np.concatenate([rng.uniform(size=(9, 20, 31)) < 0.5, rng.uniform(size=(9, 20, 31)) < 0.01]))
