@@ -31,6 +31,17 @@ def suppressed(class_nms, rng):
     return np.where(found > 0, np.asarray(index), -1), found  # an unused slot may point anywhere
 
 
+def letters(encoded):
+    """The strings of run lengths, as numbers."""
+    return [ord(letter) for runs in encoded for letter in runs["counts"]]
+
+
+def inside(rng, count):
+    """Boxes of an image of 110 x 110 pixels that all have an area."""
+    corner = rng.uniform(0, 60, (count, 2))
+    return np.concatenate([corner, corner + rng.uniform(1, 49, (count, 2))], axis=1).astype("float32")
+
+
 # By module and name: a function of (the chapter's or the library's function, random numbers), which calls it and
 # returns what must agree. Random numbers are the same for both.
 CASES = {
@@ -47,6 +58,27 @@ CASES = {
     ],
     "boxes.greedy_keep": lambda greedy_keep, rng: greedy_keep(rng.uniform(size=(3, 40, 40)) < 0.1),
     "boxes.class_nms": suppressed,
+    # 00
+    "detections.rescaled": lambda rescaled, rng: rescaled(
+        boxes(rng, 40) - 10, np.float32([0, 0, 75, 100]), np.float32([301, 400])
+    ),
+    # 01
+    "masks.encode_rle": lambda encode_rle, rng: letters(
+        encode_rle(np.concatenate([rng.uniform(size=(9, 20, 31)) < 0.5, rng.uniform(size=(9, 20, 31)) < 0.01]))
+    ),
+    "masks.paste": lambda paste, rng: [
+        paste(rng.uniform(size=(20, 28, 28)), 1.3 * boxes(rng, 20) - 15, 80, 90),
+        paste(rng.uniform(size=(20, 14, 14)), boxes(rng, 20), 100, 110, threshold=0.3),
+        paste(np.zeros((0, 28, 28)), np.zeros((0, 4)), 30, 40),
+    ],
+    "datasets.dataset.boxes_from_masks": lambda boxes_from_masks, rng: [
+        boxes_from_masks(rng.uniform(size=(50, 30, 40)) < 0.002),
+        boxes_from_masks(np.zeros((0, 30, 40), bool)),
+    ],
+    "datasets.transforms.crop_masks": lambda crop_masks, rng: [
+        crop_masks(rng.uniform(size=(20, 110, 120)) < 0.5, inside(rng, 20), 28),
+        crop_masks(rng.uniform(size=(20, 110, 120)) < 0.5, np.rint(inside(rng, 20)), 56),
+    ],
 }
 
 
