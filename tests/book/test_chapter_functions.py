@@ -9,8 +9,11 @@ import importlib
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+
+from maskrcnn_edu import Config
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 SOURCES = sorted((BOOK / "src").glob("[0-9]*.py"))
@@ -31,6 +34,20 @@ def suppressed(class_nms, rng):
     return np.where(found > 0, np.asarray(index), -1), found  # an unused slot may point anywhere
 
 
+THIN = Config(stem_channels=4, stage_blocks=(1, 2, 1, 1), stage_channels=(8, 8, 16, 16), fpn_channels=6)
+
+
+def answers(rng, layers):
+    """What layers, a function of a tensor or a model, give for a picture of 64 x 96 with random weights: a list."""
+    model = layers
+    if not isinstance(layers, keras.Model):
+        given = keras.Input((64, 96, 6))
+        model = keras.Model(given, layers(given))
+    model.set_weights([rng.uniform(0.1, 0.3, w.shape) for w in model.weights])
+    found = model(rng.normal(size=(2, 64, 96, model.inputs[0].shape[-1])).astype("float32"))
+    return [np.asarray(one) for one in (found if isinstance(found, (list, tuple)) else [found])]
+
+
 # By module and name: a function of (the chapter's or the library's function, random numbers), which calls it and
 # returns what must agree. Random numbers are the same for both.
 CASES = {
@@ -47,6 +64,27 @@ CASES = {
     ],
     "boxes.greedy_keep": lambda greedy_keep, rng: greedy_keep(rng.uniform(size=(3, 40, 40)) < 0.1),
     "boxes.class_nms": suppressed,
+    # 03
+    "backbone.FrozenNorm": lambda layer, rng: answers(rng, lambda x: layer(1e-3, name="norm")(x)),
+    "backbone.norm": lambda norm, rng: [
+        answers(rng, lambda x, kind=kind: norm(x, kind, 1e-3, "norm"))[0]
+        for kind in ("frozen", "batch", "group", "none")
+    ],
+    "backbone.conv": lambda conv, rng: [
+        *answers(rng, lambda x: conv(x, 8, 3, "one", "group", stride=2, activation="relu")),
+        *answers(rng, lambda x: conv(x, 8, 7, "one", stride=2)),
+        *answers(rng, lambda x: conv(x, 8, 1, "one", "frozen", 1e-3)),
+    ],
+    "backbone.residual_block": lambda block, rng: [
+        *answers(rng, lambda x: block(x, 12, 2, Config.tiny(), "one")),
+        *answers(rng, lambda x: block(x, 12, 2, Config(), "one")),
+        *answers(rng, lambda x: block(x, 6, 1, Config(stride_in_1x1=False), "one")),
+    ],
+    "backbone.resnet": lambda resnet, rng: answers(rng, lambda x: resnet(x, THIN)),
+    "backbone.feature_pyramid": lambda pyramid, rng: answers(
+        rng, lambda x: pyramid([x, x[:, ::2, ::2], x[:, ::4, ::4]], THIN)
+    ),
+    "backbone.build_backbone": lambda build, rng: answers(rng, build(THIN)),
 }
 
 
