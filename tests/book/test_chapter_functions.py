@@ -64,6 +64,19 @@ CASES = {
     ],
     "boxes.greedy_keep": lambda greedy_keep, rng: greedy_keep(rng.uniform(size=(3, 40, 40)) < 0.1),
     "boxes.class_nms": suppressed,
+    # 02
+    **{
+        f"datasets.transforms.{name}": lambda rule, rng: [
+            rule(h, w, 800, 1333) for h, w in rng.integers(1, 3000, (200, 2))
+        ]
+        for name in ("resized_size", "floor_resized_size", "matterport_size")
+    },
+    "datasets.transforms.resize_plain": lambda resize, rng: [
+        resize(rng.integers(0, 256, (*size, 3), dtype=np.uint8), 37, 90) for size in ((50, 40), (1, 1), (20, 200))
+    ],
+    "datasets.transforms.pad": lambda pad, rng: [
+        pad(rng.integers(0, 256, (9, 7, 3)), 20, 30, top, 4) for top in (0, 6)
+    ],
     # 03
     "backbone.FrozenNorm": lambda layer, rng: answers(rng, lambda x: layer(1e-3, name="norm")(x)),
     "backbone.norm": lambda norm, rng: [
