@@ -9,8 +9,11 @@ import importlib
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+
+from maskrcnn_edu import Config
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 SOURCES = sorted((BOOK / "src").glob("[0-9]*.py"))
@@ -40,6 +43,18 @@ def inside(rng, count):
     """Boxes of an image of 110 x 110 pixels that all have an area."""
     corner = rng.uniform(0, 60, (count, 2))
     return np.concatenate([corner, corner + rng.uniform(1, 49, (count, 2))], axis=1).astype("float32")
+THIN = Config(stem_channels=4, stage_blocks=(1, 2, 1, 1), stage_channels=(8, 8, 16, 16), fpn_channels=6)
+
+
+def answers(rng, layers):
+    """What layers, a function of a tensor or a model, give for a picture of 64 x 96 with random weights: a list."""
+    model = layers
+    if not isinstance(layers, keras.Model):
+        given = keras.Input((64, 96, 6))
+        model = keras.Model(given, layers(given))
+    model.set_weights([rng.uniform(0.1, 0.3, w.shape) for w in model.weights])
+    found = model(rng.normal(size=(2, 64, 96, model.inputs[0].shape[-1])).astype("float32"))
+    return [np.asarray(one) for one in (found if isinstance(found, (list, tuple)) else [found])]
 
 
 # By module and name: a function of (the chapter's or the library's function, random numbers), which calls it and
@@ -79,6 +94,40 @@ CASES = {
         crop_masks(rng.uniform(size=(20, 110, 120)) < 0.5, inside(rng, 20), 28),
         crop_masks(rng.uniform(size=(20, 110, 120)) < 0.5, np.rint(inside(rng, 20)), 56),
     ],
+    # 02
+    **{
+        f"datasets.transforms.{name}": lambda rule, rng: [
+            rule(h, w, 800, 1333) for h, w in rng.integers(1, 3000, (200, 2))
+        ]
+        for name in ("resized_size", "floor_resized_size", "matterport_size")
+    },
+    "datasets.transforms.resize_plain": lambda resize, rng: [
+        resize(rng.integers(0, 256, (*size, 3), dtype=np.uint8), 37, 90) for size in ((50, 40), (1, 1), (20, 200))
+    ],
+    "datasets.transforms.pad": lambda pad, rng: [
+        pad(rng.integers(0, 256, (9, 7, 3)), 20, 30, top, 4) for top in (0, 6)
+    ],
+    # 03
+    "backbone.FrozenNorm": lambda layer, rng: answers(rng, lambda x: layer(1e-3, name="norm")(x)),
+    "backbone.norm": lambda norm, rng: [
+        answers(rng, lambda x, kind=kind: norm(x, kind, 1e-3, "norm"))[0]
+        for kind in ("frozen", "batch", "group", "none")
+    ],
+    "backbone.conv": lambda conv, rng: [
+        *answers(rng, lambda x: conv(x, 8, 3, "one", "group", stride=2, activation="relu")),
+        *answers(rng, lambda x: conv(x, 8, 7, "one", stride=2)),
+        *answers(rng, lambda x: conv(x, 8, 1, "one", "frozen", 1e-3)),
+    ],
+    "backbone.residual_block": lambda block, rng: [
+        *answers(rng, lambda x: block(x, 12, 2, Config.tiny(), "one")),
+        *answers(rng, lambda x: block(x, 12, 2, Config(), "one")),
+        *answers(rng, lambda x: block(x, 6, 1, Config(stride_in_1x1=False), "one")),
+    ],
+    "backbone.resnet": lambda resnet, rng: answers(rng, lambda x: resnet(x, THIN)),
+    "backbone.feature_pyramid": lambda pyramid, rng: answers(
+        rng, lambda x: pyramid([x, x[:, ::2, ::2], x[:, ::4, ::4]], THIN)
+    ),
+    "backbone.build_backbone": lambda build, rng: answers(rng, build(THIN)),
 }
 
 
