@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskrcnn_edu import Config
+
 BOOK = Path(__file__).resolve().parents[2] / "book"
 SOURCES = sorted((BOOK / "src").glob("[0-9]*.py"))
 
@@ -31,6 +33,15 @@ def suppressed(class_nms, rng):
     return np.where(found > 0, np.asarray(index), -1), found  # an unused slot may point anywhere
 
 
+CELLS = np.full((2, 30), 10, np.float32)  # 07: of a feature map along one axis
+
+
+def edges(rng):
+    """07: low and high edges of boxes along one axis, some outside a map of 10 cells of 8 pixels: (2, 30) each."""
+    found = boxes(rng, 2, 30) - 10
+    return found[..., 0], found[..., 2]
+
+
 # By module and name: a function of (the chapter's or the library's function, random numbers), which calls it and
 # returns what must agree. Random numbers are the same for both.
 CASES = {
@@ -47,6 +58,25 @@ CASES = {
     ],
     "boxes.greedy_keep": lambda greedy_keep, rng: greedy_keep(rng.uniform(size=(3, 40, 40)) < 0.1),
     "boxes.class_nms": suppressed,
+    # 07
+    "roi_align.interpolation_matrix": lambda matrix, rng: matrix(
+        rng.uniform(0, 8, (2, 9, 7, 3)).astype("float32"), rng.uniform(size=(2, 9, 7, 3)).astype("float32"), 9
+    ),
+    "roi_align.align_samples": lambda align_samples, rng: [
+        part for aligned in (True, False) for part in align_samples(*edges(rng), 8, 7, CELLS, 2, aligned)
+    ],
+    "roi_align.corner_samples": lambda corner_samples, rng: corner_samples(*edges(rng), 8, 7, CELLS),
+    "roi_align.roi_align": lambda roi_align, rng: [
+        roi_align(rng.normal(size=(2, 16, 20, 3)), boxes(rng, 2, 30) * 1.6 - 10, 8, 7),
+        roi_align(rng.normal(size=(2, 9, 7, 3)), boxes(rng, 2, 30), 16, 14, 3, aligned=False),
+    ],
+    "roi_align.crop_and_resize": lambda crop_and_resize, rng: crop_and_resize(
+        rng.normal(size=(2, 16, 20, 3)), boxes(rng, 2, 30) * 1.6 - 10, 8, 7
+    ),
+    "roi_align.roi_pool": lambda roi_pool, rng: roi_pool(
+        rng.normal(size=(2, 16, 20, 3)), boxes(rng, 2, 30) * 1.6, 8, 7
+    ),
+    "roi_align.roi_level": lambda roi_level, rng: roi_level(boxes(rng, 2, 300) * 12, Config.coco()),
 }
 
 
