@@ -55,6 +55,37 @@ def answers(rng, layers):
     model.set_weights([rng.uniform(0.1, 0.3, w.shape) for w in model.weights])
     found = model(rng.normal(size=(2, 64, 96, model.inputs[0].shape[-1])).astype("float32"))
     return [np.asarray(one) for one in (found if isinstance(found, (list, tuple)) else [found])]
+CELLS = np.full((2, 30), 10, np.float32)  # 07: of a feature map along one axis
+
+
+def edges(rng):
+    """07: low and high edges of boxes along one axis, some outside a map of 10 cells of 8 pixels: (2, 30) each."""
+    found = boxes(rng, 2, 30) - 10
+    return found[..., 0], found[..., 2]
+
+
+def filled(network, rng, *shapes):
+    """08: a layer or model with random weights; a layer is built for inputs of these shapes first."""
+    if shapes:
+        network.build(*shapes)
+    network.set_weights([rng.normal(0, 0.1, weight.shape) for weight in network.get_weights()])
+    return network
+
+
+def normal(rng, *shape):
+    return rng.normal(size=shape).astype("float32")
+
+
+def roi_features(rng, side):
+    """08: features of nine RoIs."""
+    return normal(rng, 9, side, side, 48)
+
+
+def padded_classes(rng, *shape):
+    """08: classes of `boxes`, of which every seventh is an empty slot."""
+    classes = rng.integers(1, 4, shape).astype("int32")
+    classes.reshape(-1)[::7] = 0
+    return classes
 
 
 # By module and name: a function of (the chapter's or the library's function, random numbers), which calls it and
@@ -128,6 +159,60 @@ CASES = {
         rng, lambda x: pyramid([x, x[:, ::2, ::2], x[:, ::4, ::4]], THIN)
     ),
     "backbone.build_backbone": lambda build, rng: answers(rng, build(THIN)),
+    # 07
+    "roi_align.interpolation_matrix": lambda matrix, rng: matrix(
+        rng.uniform(0, 8, (2, 9, 7, 3)).astype("float32"), rng.uniform(size=(2, 9, 7, 3)).astype("float32"), 9
+    ),
+    "roi_align.align_samples": lambda align_samples, rng: [
+        part for aligned in (True, False) for part in align_samples(*edges(rng), 8, 7, CELLS, 2, aligned)
+    ],
+    "roi_align.corner_samples": lambda corner_samples, rng: corner_samples(*edges(rng), 8, 7, CELLS),
+    "roi_align.roi_align": lambda roi_align, rng: [
+        roi_align(rng.normal(size=(2, 16, 20, 3)), boxes(rng, 2, 30) * 1.6 - 10, 8, 7),
+        roi_align(rng.normal(size=(2, 9, 7, 3)), boxes(rng, 2, 30), 16, 14, 3, aligned=False),
+    ],
+    "roi_align.crop_and_resize": lambda crop_and_resize, rng: crop_and_resize(
+        rng.normal(size=(2, 16, 20, 3)), boxes(rng, 2, 30) * 1.6 - 10, 8, 7
+    ),
+    "roi_align.roi_pool": lambda roi_pool, rng: roi_pool(
+        rng.normal(size=(2, 16, 20, 3)), boxes(rng, 2, 30) * 1.6, 8, 7
+    ),
+    "roi_align.roi_level": lambda roi_level, rng: roi_level(boxes(rng, 2, 300) * 12, Config.coco()),
+    # 08
+    "heads.build_box_head": lambda build, rng: filled(build(Config.tiny()), rng)(roi_features(rng, 7)),
+    "heads.build_mask_head": lambda build, rng: [
+        filled(build(Config.tiny(mask_activation=kind)), rng)([roi_features(rng, 14), rng.integers(0, 4, 9)])
+        for kind in ("sigmoid", "softmax")
+    ],
+    "heads.Conv2DTranspose": lambda layer, rng: filled(layer(5, 3, 3, activation="relu"), rng, (None, 14, 14, 48))(
+        roi_features(rng, 14)
+    ),
+    "heads.MaskPredictor": lambda layer, rng: filled(layer(3), rng, (None, 14, 14, 48), (None,))(
+        roi_features(rng, 14), rng.integers(0, 4, 9)
+    ),
+    "targets.max_positive_rois": lambda count, rng: [count(Config.tiny()), count(Config.coco())],
+    "targets.roi_targets": lambda roi_targets, rng: list(
+        roi_targets(
+            boxes(rng, 2, 90),
+            {"boxes": boxes(rng, 2, 15), "classes": padded_classes(rng, 2, 15), "seed": np.int32([3, 4])},
+            Config.tiny(),
+        ).values()
+    ),
+    "targets.mask_targets": lambda mask_targets, rng: mask_targets(
+        rng.integers(0, 256, (2, 20, 28, 28)).astype("uint8"), boxes(rng, 2, 20), boxes(rng, 2, 20), 14
+    ),
+    "losses.class_loss": lambda loss, rng: [
+        loss(normal(rng, 2, 30, 4), rng.integers(0, 4, (2, 30)), rng.integers(low, 2, (2, 30))) for low in (-1, 0)
+    ],
+    "losses.box_loss": lambda loss, rng: [
+        loss(normal(rng, 2, 30, 3, 4), normal(rng, 2, 30, 4), rng.integers(0, 4, (2, 30)), label, beta)
+        for label in (rng.integers(-1, 2, (2, 30)), np.full((2, 30), -1))
+        for beta in (0, 1 / 9)
+    ],
+    "losses.mask_loss": lambda loss, rng: [
+        loss(9 * normal(rng, 2, 8, 14, 14), rng.integers(0, 2, (2, 8, 14, 14)).astype("float32"), positive)
+        for positive in (rng.uniform(size=(2, 8)) < 0.5, np.zeros((2, 8), bool))
+    ],
 }
 
 
