@@ -43,6 +43,8 @@ def inside(rng, count):
     """Boxes of an image of 110 x 110 pixels that all have an area."""
     corner = rng.uniform(0, 60, (count, 2))
     return np.concatenate([corner, corner + rng.uniform(1, 49, (count, 2))], axis=1).astype("float32")
+
+
 THIN = Config(stem_channels=4, stage_blocks=(1, 2, 1, 1), stage_channels=(8, 8, 16, 16), fpn_channels=6)
 
 
@@ -55,6 +57,8 @@ def answers(rng, layers):
     model.set_weights([rng.uniform(0.1, 0.3, w.shape) for w in model.weights])
     found = model(rng.normal(size=(2, 64, 96, model.inputs[0].shape[-1])).astype("float32"))
     return [np.asarray(one) for one in (found if isinstance(found, (list, tuple)) else [found])]
+
+
 CELLS = np.full((2, 30), 10, np.float32)  # 07: of a feature map along one axis
 
 
