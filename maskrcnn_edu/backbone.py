@@ -49,8 +49,12 @@ class FrozenNorm(layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-def norm(x, kind, epsilon, name):
-    """The trained normalisation `kind`: batch | sync | group."""
+def norm(x, kind, epsilon, name, convolution=None, convolved=None):
+    """The normalisation `kind`: frozen | batch | sync | group | none, of what a convolution made of `convolved`."""
+    if kind == "none":
+        return x
+    if kind == "frozen":
+        return FrozenNorm(epsilon, convolution, name=name)(x, convolved)
     if kind == "group":  # Wu and He, 2018: 32 groups, or the most that divide the channels
         return layers.GroupNormalization(groups=math.gcd(32, x.shape[-1]), epsilon=epsilon, name=name)(x)
     # JAX computes as if on one device, so that there every batch is the whole one, and Keras has no synchronised form.
@@ -66,11 +70,7 @@ def conv(x, channels, kernel, name, norm_kind="none", epsilon=1e-5, stride=1, ac
     convolution = Conv2D(
         channels, kernel, stride, padding, use_bias=norm_kind == "none", kernel_initializer=init, name=name
     )  # fmt: skip
-    convolved, x = x, convolution(x)
-    if norm_kind == "frozen":
-        x = FrozenNorm(epsilon, convolution, name=f"{name}_norm")(x, convolved)
-    elif norm_kind != "none":
-        x = norm(x, norm_kind, epsilon, f"{name}_norm")
+    x = norm(convolution(x), norm_kind, epsilon, f"{name}_norm", convolution, x)
     return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
 
