@@ -323,7 +323,7 @@ mr.widgets.RoIAlignExplorer(stages.pyramid[1], stride=8, channel=5)
 # From the mask head's 28 x 28 probabilities to pixels. Switch the half-pixel shift off and watch the IoU.
 
 # %%
-mr.widgets.MaskExplorer(stages.mask_probabilities[0], stages.detections.boxes[0], image)
+mr.widgets.MaskExplorer(stages.mask_probabilities[0], stages.detections.boxes[0], image, truth.masks[3])
 
 # %% [markdown]
 # ### A trained model
