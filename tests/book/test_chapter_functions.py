@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskrcnn_edu import Config
+
 BOOK = Path(__file__).resolve().parents[2] / "book"
 SOURCES = sorted((BOOK / "src").glob("[0-9]*.py"))
 
@@ -47,6 +49,14 @@ CASES = {
     ],
     "boxes.greedy_keep": lambda greedy_keep, rng: greedy_keep(rng.uniform(size=(3, 40, 40)) < 0.1),
     "boxes.class_nms": suppressed,
+    # 04
+    "anchors.cell_anchors": lambda cell_anchors, rng: cell_anchors(rng.uniform(8, 64), rng.uniform(0.3, 3, 5)),
+    "anchors.level_anchors": lambda level_anchors, rng: level_anchors((5, 7), 8, 32, rng.uniform(0.3, 3, 3)),
+    "anchors.anchors_by_level": lambda anchors_by_level, rng: [
+        *anchors_by_level((96, 160), Config.tiny()),
+        *anchors_by_level((224, 352), Config()),  # P6 does not divide these
+    ],
+    "anchors.pyramid_anchors": lambda pyramid_anchors, rng: pyramid_anchors((224, 352), Config()),
 }
 
 
