@@ -74,7 +74,7 @@ fig.colorbar(drawn, ax=axes[1:], shrink=0.8, label="objectness")
 plt.show()
 
 # %% [markdown]
-# **Figure 4.1.** A picture, and where the RPN sees an object on the levels P2, P3 and P4. The small shape lights up on P2, the large ones on P3 and P4. Each bright cell lies on the middle of an object.
+# **Figure 4.1.** A picture, and where the RPN sees an object on the levels P2, P3 and P4. The small square lights up on P2 and P3, the two large shapes on P4, each around its middle.
 #
 # In Figure 4.1 a cell does not say "object" about nothing in particular. It answers a fixed question: is there an object that roughly fills *this* box? The boxes in the questions are the **anchors**. They are laid out once, before training, from four numbers: stride, size, ratio and the size of the picture. No anchor is ever learnt. This chapter lays them out, and measures what they can and cannot reach.
 
@@ -97,7 +97,7 @@ def cell_anchors(size, ratios):
 
 
 # %% [markdown]
-# By hand: size 8 and ratio 4. The height is $8 \cdot 2 = 16$, the width $8 / 2 = 4$, the area $64 = 8^2$. Around the origin this is $(-8, -2, 8, 2)$. Ratio 1/4 lies on its side.
+# By hand: size 8 and ratio 4. The height is $8 \cdot 2 = 16$, the width $8 / 2 = 4$, the area $64 = 8^2$. Around the origin this is $(-8, -2, 8, 2)$. Ratio 1/4 lies on its side. Figure 4.2 draws the usual three ratios.
 
 # %% tags=["nbval-check-output"]
 print(cell_anchors(8, [0.25, 1, 4]))
@@ -141,7 +141,7 @@ def level_anchors(grid, stride, size, ratios):
 #
 # This order is a contract. The RPN answers with an array $(H, W, A)$ and is flattened in the same order; number $k$ of one belongs to number $k$ of the other, and nothing but the order says so.
 #
-# By hand: a grid of 2 x 3 cells, stride 4, one square anchor of size 8. The centres are (0, 0), (0, 4), (0, 8) in the first row, then (4, 0), (4, 4), (4, 8). Cell (1, 1) is number $1 \cdot 3 + 1 = 4$, centred at (4, 4): the box (0, 0, 8, 8). With three anchors a cell, the last of cell (1, 1) is number $(1 \cdot 3 + 1) \cdot 3 + 2 = 14$.
+# By hand: a grid of 2 x 3 cells, stride 4, one square anchor of size 8. The centres are (0, 0), (0, 4), (0, 8) in the first row, then (4, 0), (4, 4), (4, 8). Cell (1, 1) is number $1 \cdot 3 + 1 = 4$, centred at (4, 4): the box (0, 0, 8, 8). With three anchors a cell, the last of cell (1, 1) is number $(1 \cdot 3 + 1) \cdot 3 + 2 = 14$. Figure 4.3 has the levels of the small detector.
 
 # %% tags=["nbval-check-output"]
 print(level_anchors((2, 3), 4, 8, [1])[4])
@@ -207,15 +207,15 @@ for size in ((128, 128), (800, 1344)):
     check(f"pyramid_anchors {size[0]}", pyramid_anchors(size, settings), mr.anchors.pyramid_anchors(size, settings))
 
 # %% [markdown]
-# A quarter of a million questions about one photograph, of which perhaps fifty should be answered with yes. Three quarters of them are on the finest level. Keep this imbalance in mind: chapter 06 has to train against it.
+# A quarter of a million questions about one photograph, of which perhaps fifty should be answered with yes. Three quarters of them are on the finest level. Keep this imbalance in mind: chapter 06 has to train against it. Figure 4.4 shows one cell of each level.
 
 # %%
-fig, ax = plt.subplots(figsize=(6, 4.8), layout="constrained")
+fig, ax = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
 mr.plots.anchors(skimage.data.coffee(), coco, ax=ax)
 plt.show()
 
 # %% [markdown]
-# **Figure 4.4.** The anchors of one cell of each level on a photograph of 800 x 1200 pixels as the network sees it, padded to 1216. Those of P6 are larger than the picture's height. The library keeps anchors that reach over the edge, as FPN does (section 5.1.1).
+# **Figure 4.4.** The anchors of one cell of each level on a photograph of 800 x 1200 pixels as the network sees it, padded to 1216: the black strip. Each level's three anchors are twice as large as those of the level before. At the picture's edge anchors reach over it; the library keeps them, as FPN does (section 5.1.1).
 
 # %% [markdown]
 # ## 4. What the anchors can reach
@@ -232,10 +232,11 @@ plt.show()
 for name, epsilon in (("COCO, size 8 strides", 1 / 16), ("Shapes, size 4 strides", 1 / 8)):
     shared = (1 - epsilon) ** 2
     print(f"{name:<22} worst place {shared / (2 - shared):.2f}")
-print(f"{'worst size':<22}             {1 / np.sqrt(2) ** 2:.2f}")
+between = mr.boxes.iou(cell_anchors(32, [1]), cell_anchors(32 * np.sqrt(2), [1]))[0, 0]
+print(f"{'both':<22} worst size  {between:.2f}")
 
 # %% [markdown]
-# The whole picture: objects of every height and width, each in 20 random places, and the IoU of the best of all anchors.
+# The whole picture: objects of every height and width, each in 20 random places, and the IoU of the best of all anchors (Figure 4.5).
 
 
 # %%
@@ -265,9 +266,9 @@ fig.colorbar(drawn, label="IoU of the best anchor")
 plt.show()
 
 # %% [markdown]
-# **Figure 4.5.** How well COCO's anchors fit an object, by its height and width. The islands are the fifteen anchors, three on each of five diagonals. Inside the thick line the best anchor reaches 0.7. The valleys between the islands are at 0.5 and above. Towards the corners, where objects are long and thin, the anchors lose touch.
+# **Figure 4.5.** How well COCO's anchors fit an object, by its height and width. Each thick line encloses the three anchors of a level, and there the best anchor reaches 0.7; P6 begins in the upper right corner. The valleys between the levels are at about 0.5. Towards the upper left and lower right, where objects are long and thin, the anchors lose touch, and so they do below 32 pixels.
 #
-# So 0.7 is reached on islands only, and most objects between them would have no anchor to learn them. Chapter 06 has a rule against that: an object's best anchor is positive whatever its IoU. How often is the rule needed? On the Shapes pictures:
+# So 0.7 is reached on islands, and most objects between them would have no anchor to learn them. Chapter 06 has a rule against that: an object's best anchor is positive whatever its IoU. How often is the rule needed? On the Shapes pictures:
 
 # %% tags=["nbval-check-output"]
 shape_anchors = anchors_by_level((128, 128), config)
@@ -277,7 +278,7 @@ for name, boxes in (*zip(("P2", "P3", "P4"), shape_anchors, strict=True), ("all"
     print(f"{name:<12} " + "  ".join(f"{np.mean(best >= threshold):>6.1%}" for threshold in (0.3, 0.5, 0.7)))
 
 # %% [markdown]
-# Every object has an anchor of at least 0.3 and hardly one lacks 0.5, but fewer than half reach 0.7. No single level would do. And an IoU of 0.5 is enough: the shipped detector, which learnt from these anchors, finds these objects with boxes of IoU 0.93 on average, as section 5 shows.
+# Every object has an anchor of at least 0.5, but fewer than half have one of 0.7. No single level would do. And an IoU of 0.5 is enough: the shipped detector, which learnt from these anchors, finds these objects with boxes of IoU 0.93 on average, as section 5 shows.
 #
 # Drag the object below. Look for a place and a size at which no anchor reaches 0.7; then change the level's size or stride until one does, and watch how the number of anchors pays for it.
 
@@ -287,7 +288,7 @@ mr.widgets.AnchorExplorer(images[shown], objects[shown][0], config)
 # %% [markdown]
 # ## 5. Break it
 #
-# The network's answers for our hundred pictures lie in `logits` and `deltas`. They were learnt for the right anchors. We now apply them to wrong ones. Two rows of numbers are reported: the share of objects that one of the 60 best proposals reaches with IoU 0.5 (the **recall**), then with 0.75, and the mean of the best IoU.
+# The network's answers for our hundred pictures lie in `logits` and `deltas`. They were learnt for the right anchors. We now apply them to wrong ones, and keep the 60 best boxes of each picture, the **proposals**. Three numbers are reported: the share of objects that some proposal reaches with IoU 0.5 (the **recall**), the same with 0.75, and the mean IoU of an object with its best proposal.
 
 
 # %%
@@ -330,7 +331,7 @@ report("right", shape_anchors)
 report("half a cell off", half_a_cell)
 
 # %% [markdown]
-# At 0.5 nothing is lost, and a test that asks for IoU 0.5 passes. At 0.75 more than half of the objects are gone. Every box is off by 2, 4 or 8 pixels, an eighth of its anchor's size. This is the most expensive kind of mistake: small enough to be taken for a badly trained network. It is why weights come with their conventions, and why the library has a `Config` for each published file.
+# At 0.5 nothing is lost, and a test that asks for IoU 0.5 passes. At 0.75 more than half of the objects are gone. Every box is off by 2, 4 or 8 pixels, an eighth of its anchor's size. A mistake of this size is easily taken for a badly trained network. It is why weights come with their conventions, and why the library has a `Config` for each published file.
 #
 # ### Break it: height over width, or width over height
 #
@@ -512,7 +513,7 @@ print(f"objects at least 1.28 times longer one way: {sum(map(len, long_ones))} o
 # %% [markdown]
 # ## Summary
 #
-# An anchor is a fixed box that gives a number of the network's output its meaning. A cell of a level has one anchor a ratio, all of one area; a level has one size, 8 strides in the paper; sizes double from level to level. The order, row by row, cell by cell, ratio by ratio, ties output $k$ to anchor $k$. Places are covered densely, sizes within a factor of $\sqrt 2$: every ordinary object has an anchor of IoU 0.5, fewer than half one of 0.7. Wrong anchors raise no error. They cost recall, and half a cell costs it only where precision is asked for.
+# An anchor is a fixed box that gives a number of the network's output its meaning. A cell of a level has one anchor a ratio, all of one area; a level has one size, 8 strides in the paper; sizes double from level to level. The order, row by row, cell by cell, ratio by ratio, ties output $k$ to anchor $k$. Places are covered densely, sizes within a factor of $\sqrt 2$: every Shapes object has an anchor of IoU 0.5, fewer than half have one of 0.7. Wrong anchors raise no error. They cost recall, and half a cell costs it only where precision is asked for.
 #
 # **Read now:** [`maskrcnn_edu/anchors.py`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/anchors.py). You have written all but the rounded anchors and the check of the size.
 #
