@@ -210,7 +210,7 @@ for size in ((128, 128), (800, 1344)):
 # A quarter of a million questions about one photograph, of which perhaps fifty should be answered with yes. Three quarters of them are on the finest level. Keep this imbalance in mind: chapter 06 has to train against it. Figure 4.4 shows one cell of each level.
 
 # %%
-fig, ax = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+fig, ax = plt.subplots(figsize=(5.8, 4.7), layout="constrained")
 mr.plots.anchors(skimage.data.coffee(), coco, ax=ax)
 plt.show()
 
