@@ -90,6 +90,38 @@ def padded_classes(rng, *shape):
     classes = rng.integers(1, 4, shape).astype("int32")
     classes.reshape(-1)[::7] = 0
     return classes
+def labelled(match_with_crowds, rng):
+    """Two pictures with objects, a crowd and empty slots."""
+    classes = np.array([[1, 2, -1, 3, 0], [1, -2, -3, 0, 0]])
+    return match_with_crowds(
+        boxes(rng, 60), boxes(rng, 2, 5), classes, positive_threshold=0.5, negative_threshold=0.2, low_quality=True
+    )
+
+
+def rpn_learns(rpn_targets, rng):
+    truth = {"boxes": boxes(rng, 2, 6), "classes": np.array([[1, 2, 1, -1, 0, 0], [3, 1, 0, 0, 0, 0]])}
+    anchors = np.concatenate([boxes(rng, 200), truth["boxes"][0] + 1])
+    found = rpn_targets(anchors, {**truth, "seed": np.array([3, 4])}, Config.tiny())
+    return [found[name] for name in ("index", "label", "deltas")]
+
+
+def rpn_answers(build_rpn_head, rng):
+    head = build_rpn_head(Config.tiny(rpn_convs=2))
+    head.set_weights([rng.normal(size=weight.shape) for weight in head.get_weights()])
+    return head(rng.normal(size=(1, 5, 7, 48)).astype("float32"))
+
+
+def proposed(select_proposals, rng):
+    logits = [rng.normal(size=(2, n)).astype("float32") for n in (80, 30)]
+    deltas = [rng.normal(0, 0.5, (2, n, 4)).astype("float32") for n in (80, 30)]
+    levels = [boxes(rng, n) for n in (80, 30)]
+    return select_proposals(logits, deltas, levels, np.float32([[100, 100], [60, 80]]), 40, 50, Config.tiny())
+
+
+def sampled(rng):
+    """Logits, deltas, their targets and the labels of 2 x 40 anchors."""
+    deltas = (rng.normal(size=(2, 40, 4)).astype("float32") for _ in range(2))
+    return rng.normal(0, 40, (2, 40)).astype("float32"), *deltas, rng.integers(-1, 2, (2, 40))
 
 
 # By module and name: a function of (the chapter's or the library's function, random numbers), which calls it and
@@ -216,6 +248,46 @@ CASES = {
     "losses.mask_loss": lambda loss, rng: [
         loss(9 * normal(rng, 2, 8, 14, 14), rng.integers(0, 2, (2, 8, 14, 14)).astype("float32"), positive)
         for positive in (rng.uniform(size=(2, 8)) < 0.5, np.zeros((2, 8), bool))
+    # 04
+    "anchors.cell_anchors": lambda cell_anchors, rng: cell_anchors(rng.uniform(8, 64), rng.uniform(0.3, 3, 5)),
+    "anchors.level_anchors": lambda level_anchors, rng: level_anchors((5, 7), 8, 32, rng.uniform(0.3, 3, 3)),
+    "anchors.anchors_by_level": lambda anchors_by_level, rng: [
+        *anchors_by_level((96, 160), Config.tiny()),
+        *anchors_by_level((224, 352), Config()),  # P6 does not divide these
+    ],
+    "anchors.pyramid_anchors": lambda pyramid_anchors, rng: pyramid_anchors((224, 352), Config()),
+    # 06
+    "proposals.build_rpn_head": rpn_answers,
+    "proposals.run_rpn_head": lambda run_rpn_head, rng: [
+        level
+        for answers in run_rpn_head(
+            lambda x: (x[..., :3], x), [rng.normal(size=(2, n, n + 1, 12)).astype("float32") for n in (4, 2)]
+        )
+        for level in answers
+    ],
+    "proposals.select_proposals": proposed,
+    "targets.match": lambda match, rng: [
+        *match(rng.uniform(size=(2, 5, 60)) ** 3 * [[[1]] * 4 + [[0]]], 0.7, 0.3, low_quality=True),
+        *match(rng.uniform(size=(5, 60)), 0.9, 0.8),
+    ],
+    "targets.match_with_crowds": labelled,
+    "targets.sample": lambda sample, rng: [
+        found
+        for count, positives in ((20, 8), (70, 3))
+        for found in sample(rng.integers(-1, 2, (2, 60)), count, positives, rng.uniform(size=(2, 60)))
+    ],
+    "targets.rpn_targets": rpn_learns,
+    "losses.smooth_l1": lambda smooth_l1, rng: [
+        smooth_l1(rng.normal(size=40), rng.normal(size=40), beta) for beta in (0, 1 / 9, 1)
+    ],
+    "losses.binary_cross_entropy": lambda loss, rng: loss(rng.normal(0, 100, 40), rng.integers(0, 2, 40) * 1.0),
+    "losses.rpn_class_loss": lambda loss, rng: [
+        loss(sampled(rng)[0], sampled(rng)[3]),
+        loss(sampled(rng)[0], np.full((2, 40), -1)),
+    ],
+    "losses.rpn_box_loss": lambda loss, rng: [
+        loss(*sampled(rng)[1:], beta=1 / 9),
+        loss(*sampled(rng)[1:3], np.full((2, 40), -1), 0),
     ],
 }
 
