@@ -46,8 +46,8 @@ from maskrcnn_edu.anchors import anchors_by_level, pyramid_anchors
 from maskrcnn_edu.backbone import build_backbone, conv
 from maskrcnn_edu.backend import Conv2D, gather, random_keys
 from maskrcnn_edu.book import check
+from maskrcnn_edu.optimizers import build_optimizer
 from maskrcnn_edu.targets import CROWD_COVER, IGNORED, NEGATIVE, POSITIVE, RPN_STREAM
-from maskrcnn_edu.training import build_optimizer
 
 keras.utils.set_random_seed(0)
 rng = np.random.default_rng(0)
@@ -64,10 +64,10 @@ image, truth = test_set.image(8), test_set.instances(8)
 
 shipped = keras.saving.load_model(mr.files("shapes.keras"))
 seen = mr.stages.stages(shipped, image)
-fig, axes = plt.subplots(1, 2, figsize=(5.8, 2.5), layout="constrained")
-some = rng.permutation(len(seen.anchors))[:30]
+fig, axes = plt.subplots(1, 2, figsize=(5.4, 2.3), layout="constrained")
+some = rng.permutation(len(seen.anchors))[:25]
 mr.plots.boxes(image, seen.anchors[some], ax=axes[0])
-axes[0].set_title(f"30 of {len(seen.anchors)} anchors", fontsize=10)
+axes[0].set_title(f"25 of {len(seen.anchors)} anchors", fontsize=10)
 mr.plots.proposals(image, seen.proposals, seen.proposal_scores, count=20, truth=truth, ax=axes[1])
 plt.show()
 
@@ -180,7 +180,7 @@ theirs = mr.targets.match_with_crowds(anchors, batch["boxes"], batch["classes"],
 check("match, object", mine[0], theirs[0])
 check("match, label", mine[1], theirs[1])
 
-fig, ax = plt.subplots(figsize=(4, 4), layout="constrained")
+fig, ax = plt.subplots(figsize=(3.7, 3.7), layout="constrained")
 mr.plots.anchors(image, config, truth, count=40, ax=ax)
 plt.show()
 
@@ -463,7 +463,7 @@ plt.show()
 
 # %%
 moments = [history[0], history[2], history[-1]]
-fig, axes = plt.subplots(1, 3, figsize=(5.4, 2.1), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(5, 2), layout="constrained")
 for ax, (step, *_, found) in zip(axes, moments, strict=True):
     mr.plots.boxes(image, found[:10], ax=ax)
     ax.set_title(f"step {step}", fontsize=10)
@@ -558,7 +558,7 @@ print(f"objects that no anchor learns, of {total}: as published {lost[match]}, o
 
 i, objects, alone, anchor, table = example
 other = table[:, anchor].argmax()
-fig, ax = plt.subplots(figsize=(3, 3), layout="constrained")
+fig, ax = plt.subplots(figsize=(2.8, 2.8), layout="constrained")
 colours = ["#009E73", "#E69F00", "#0072B2"]
 names = [f"{table[alone, anchor]:.2f}", f"{table[other, anchor]:.2f}", "anchor"]
 mr.plots.boxes(
