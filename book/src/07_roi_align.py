@@ -56,7 +56,7 @@ rng = np.random.default_rng(0)
 
 # %%
 model = keras.saving.load_model(mr.files("shapes.keras"))
-pictures = mr.ShapesDataset(50, seed=1)
+pictures = mr.ShapesDataset(30, seed=1)
 shown = 8
 found = mr.stages.stages(model, pictures.image(shown))
 roi, stride = found.detections.boxes[0], 16
@@ -434,7 +434,7 @@ def mask_ious(features, masks, weights):
 
 # %%
 seen = {}
-for part, count, seed in (("fit", 160, 0), ("test", 80, 1)):
+for part, count, seed in (("fit", 120, 0), ("test", 60, 1)):
     levels, noisy, real, masks = zip(*batches(count, seed), strict=True)
     seen[part] = {
         name: np.concatenate(
@@ -451,7 +451,7 @@ for name in samplers:
     print(f"{name:>18}   {ious.mean():8.3f}   {(ious > 0.75).mean():14.0%}")
 
 # %% [markdown]
-# The order is that of the paper, and the reasons can be read off Figure 7.3. Forgetting the half, which ruined the trained model, costs next to nothing once the weights know of it: the shift is the same for every RoI, and each cell's feature knows enough about its neighbourhood to undo it. This is why torchvision can publish good weights without the half. RoIPool's rounding differs from RoI to RoI. Nothing in the feature tells by how much, so no weights can undo it.
+# RoIAlign before RoIPool, as in the paper, and the reasons can be read off Figure 7.3. Forgetting the half, which ruined the trained model, costs next to nothing once the weights know of it: the shift is the same for every RoI, and each cell's feature knows enough about its neighbourhood to undo it. This is why torchvision can publish good weights without the half. RoIPool's rounding differs from RoI to RoI. Nothing in the feature tells by how much, so no weights can undo it.
 #
 # So there are two rules. Rounding costs accuracy whatever you train. A convention costs nothing as long as everybody follows it, and almost everything if one function does not.
 #
