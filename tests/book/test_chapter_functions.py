@@ -90,6 +90,8 @@ def padded_classes(rng, *shape):
     classes = rng.integers(1, 4, shape).astype("int32")
     classes.reshape(-1)[::7] = 0
     return classes
+
+
 def labelled(match_with_crowds, rng):
     """Two pictures with objects, a crowd and empty slots."""
     classes = np.array([[1, 2, -1, 3, 0], [1, -2, -3, 0, 0]])
@@ -248,6 +250,7 @@ CASES = {
     "losses.mask_loss": lambda loss, rng: [
         loss(9 * normal(rng, 2, 8, 14, 14), rng.integers(0, 2, (2, 8, 14, 14)).astype("float32"), positive)
         for positive in (rng.uniform(size=(2, 8)) < 0.5, np.zeros((2, 8), bool))
+    ],
     # 04
     "anchors.cell_anchors": lambda cell_anchors, rng: cell_anchors(rng.uniform(8, 64), rng.uniform(0.3, 3, 5)),
     "anchors.level_anchors": lambda level_anchors, rng: level_anchors((5, 7), 8, 32, rng.uniform(0.3, 3, 3)),
