@@ -16,7 +16,7 @@ from PIL import Image
 import maskrcnn_edu as mr
 from maskrcnn_edu import InputError, stages
 from maskrcnn_edu.evaluation import evaluate
-from maskrcnn_edu.training import load
+from maskrcnn_edu.runs import load
 from maskrcnn_edu.widgets.base import SUMS, picture_url
 
 MOST_STATE = 300 * 1024

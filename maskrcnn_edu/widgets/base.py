@@ -114,7 +114,7 @@ def seen(image):
 def model_and_picture(model, image):
     """The model and image to show, and the drawn picture's Instances: what ships stands in for what is None."""
     if model is None:
-        from maskrcnn_edu.training import load
+        from maskrcnn_edu.runs import load
 
         model = load(files("shapes.keras"))
     if not hasattr(model, "detect"):

