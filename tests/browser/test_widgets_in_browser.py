@@ -5,6 +5,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -220,7 +221,10 @@ def page_without_kernel(browser, folder, tmp_path_factory):
         "anywidget": Path(__import__("anywidget").__file__).parent / "nbextension" / "index.js",
     }
     subprocess.run(
-        ["jupyter", "nbconvert", "--to", "html", "widgets.ipynb"], cwd=folder, check=True, capture_output=True
+        [sys.executable, "-m", "nbconvert", "--to", "html", "widgets.ipynb"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
     )
     page = watched(browser.new_page(viewport={"width": 1000, "height": 1000}))
 
