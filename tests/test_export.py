@@ -138,8 +138,8 @@ FAMILIES = {
     ),
 }
 
-# At least 297 of 300 agreed before frozen norms were folded into the kernels, 295 since. That the seed's rounding of boxes
-# to whole pixels turns a last digit into a pixel of a thin box is a guess that nobody has checked yet.
+# At least 297 of 300 agreed before frozen norms were folded into the kernels, 295 since. That the seed's rounding to
+# whole pixels turns a last digit into a pixel of a thin box is a guess that nobody has checked yet.
 MATTERPORT_ROUNDS = pytest.mark.xfail(reason="five of 300 boxes differ; the cause is to be found", strict=False)
 
 
