@@ -10,8 +10,8 @@ from keras import ops
 
 from maskrcnn_edu.anchors import anchors_by_level
 from maskrcnn_edu.backend import compiled, island
+from maskrcnn_edu.candidates import choose_detections
 from maskrcnn_edu.detections import as_photograph, on_photograph, padded_size, to_batch
-from maskrcnn_edu.model import choose_detections
 from maskrcnn_edu.proposals import run_rpn_head
 
 

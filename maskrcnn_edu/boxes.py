@@ -132,14 +132,14 @@ def greedy_keep(suppresses):
 def class_nms(boxes, scores, classes, iou_threshold, count, chunk=1000):
     """The best `count` boxes after NMS within each class, exactly, with static shapes.
 
-    boxes (B, N, 4), scores (B, N) with 0 for "not a candidate", classes (B, N) -> indices (B, count) into N and scores
-    (B, count), best first, score 0 in unused slots. N may be in the tens of thousands: the best `chunk` candidates are
-    settled against those kept and among themselves, then the next, until every image is full or has none left. Greedy
-    NMS decides about a box by better boxes alone, so this is no approximation.
+    boxes (B, N, 4), scores (B, N) with 0 for "not a candidate", classes (B, N) -> indices (B, D) into N and scores
+    (B, D), best first, score 0 in unused slots, D = min(count, N). N may be in the tens of thousands: the best `chunk`
+    candidates are settled against those kept and among themselves, then the next, until every image is full or has none
+    left. Greedy NMS decides about a box by better boxes alone, so this is no approximation.
     """
     boxes, scores, classes = as_float(boxes), as_float(scores), ops.cast(ops.convert_to_tensor(classes), "int32")
     n = scores.shape[1]
-    chunk, count_found = min(chunk, n), min(count, n)
+    chunk, count = min(chunk, n), min(count, n)
 
     def settle(remaining, kept, kept_scores):
         s, index = ops.top_k(remaining, chunk)
@@ -151,7 +151,7 @@ def class_nms(boxes, scores, classes, iou_threshold, count, chunk=1000):
         suppresses = ops.logical_and(iou(b, b) > iou_threshold, c[:, :, None] == c[:, None, :])
         keep = greedy_keep(ops.logical_and(suppresses, candidate[:, :, None]))
         s_kept = ops.where(ops.logical_and(keep, candidate), s, 0.0)
-        kept_scores, best = ops.top_k(ops.concatenate([kept_scores, s_kept], axis=1), count_found)
+        kept_scores, best = ops.top_k(ops.concatenate([kept_scores, s_kept], axis=1), count)
         kept = gather(ops.concatenate([kept, index], axis=1), best)
         # What was looked at is gone: every batch entry has `chunk` distinct indices.
         rows = ops.broadcast_to(ops.arange(ops.shape(index)[0])[:, None], ops.shape(index))
@@ -162,10 +162,8 @@ def class_nms(boxes, scores, classes, iou_threshold, count, chunk=1000):
     def unfinished(remaining, kept, kept_scores):
         return ops.any(ops.logical_and(ops.max(remaining, axis=1) > 0, ops.min(kept_scores, axis=1) <= 0))
 
-    none = ops.zeros_like(scores[:, :count_found])
+    none = ops.zeros_like(scores[:, :count])
     state = settle(scores, ops.cast(none, "int32"), none)
     if chunk < n:
         state = ops.while_loop(unfinished, settle, state)
-    _, kept, kept_scores = state
-    unused = [(0, 0), (0, count - count_found)]
-    return ops.pad(kept, unused), ops.pad(kept_scores, unused)
+    return state[1:]

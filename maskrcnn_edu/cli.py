@@ -9,7 +9,17 @@ import argparse
 import os
 import sys
 
-from maskrcnn_edu import __version__, book, cli_benchmark, cli_data, cli_export, cli_train, cli_weights, commands
+from maskrcnn_edu import (
+    __version__,
+    book,
+    cli_benchmark,
+    cli_data,
+    cli_export,
+    cli_model,
+    cli_train,
+    cli_weights,
+    commands,
+)
 from maskrcnn_edu.errors import InputError, WorkerLost
 
 
@@ -51,16 +61,15 @@ def _parser():
 
     train = subparsers.add_parser("train", help=cli_train.DESCRIPTION, description=cli_train.DESCRIPTION)
     _dataset_arguments(train, "train")
+    cli_model.add_logs(train)
     cli_train.add_train(train)
 
     evaluate = _command(
         subparsers, "evaluate", commands.evaluate, "Measure a model: COCO's twelve numbers for boxes and masks."
     )
     _dataset_arguments(evaluate, "val")
-    evaluate.add_argument(
-        "--model", required=True, metavar="coco|last|PATH|NAME",
-        help="Detectron2's COCO weights, the last run under --logs, a .keras or published file, or published weights",
-    )  # fmt: skip
+    cli_model.add_model(evaluate)
+    cli_model.add_precision(evaluate)
     evaluate.add_argument("--limit", type=cli_train.positive, metavar="N", help="only the first N images")
     evaluate.add_argument(
         "--batch-size", type=cli_train.positive, default=1, metavar="N", help="images run together (default: 1)"
@@ -75,11 +84,8 @@ def _parser():
         subparsers, "detect", commands.detect, "Find objects on photographs; draws them and lists them as COCO does."
     )
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
-    detect.add_argument("--logs", metavar="DIR", default="logs", help="where --model last looks (default: %(default)s)")
-    detect.add_argument(
-        "--model", required=True, metavar="coco|last|PATH|NAME",
-        help="Detectron2's COCO weights, the last run under --logs, a .keras or published file, or published weights",
-    )  # fmt: skip
+    cli_model.add_model(detect)
+    cli_model.add_precision(detect)
     detect.add_argument(
         "--out",
         metavar="DIR",
@@ -130,7 +136,6 @@ def _dataset_arguments(parser, kind):
     )
     cli_data.add_split(parser, kind)
     cli_data.add_download(parser)
-    parser.add_argument("--logs", metavar="DIR", default="logs", help="where runs are kept (default: %(default)s)")
 
 
 def _share(text):

@@ -5,21 +5,25 @@ import json
 import platform
 from pathlib import Path
 
-from maskrcnn_edu import commands
+from maskrcnn_edu import cli_model, commands
 from maskrcnn_edu.config import PRESETS
 from maskrcnn_edu.errors import InputError
 
-DESCRIPTION = "Time a detection by stage, and a step of training, on this machine; compares with the last run."
+DESCRIPTION = (
+    "Time a detection by stage, and a step of training, on this machine; compares with the last run of the same "
+    "settings, which benchmark.json under --logs holds."
+)
 TOTALS = ("whole", "first", "training step", "first training step")  # no stages of a detection
 
 
 def add_benchmark(parser):
     parser.set_defaults(run=benchmark)
     parser.add_argument(
-        "--model", default="new", metavar="new|PATH|NAME",
+        "--model", default="new", metavar="new|coco|last|PATH|NAME",
         help="whose network to time; new: weights drawn at random, since they do not change the time "
         "(default: %(default)s)",
     )  # fmt: skip
+    cli_model.add_precision(parser)
     parser.add_argument("--preset", choices=PRESETS, help="settings of a new model (default: coco)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help="change a field of them"
@@ -31,9 +35,7 @@ def add_benchmark(parser):
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="photographs at a time (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="the fastest counts (default: 5)")
     parser.add_argument("--train", action="store_true", help="time a step of training too (a new model only)")
-    parser.add_argument(
-        "--logs", metavar="DIR", default="logs", help="benchmark.json there holds the last run (default: %(default)s)"
-    )
+    cli_model.add_logs(parser)
 
 
 def benchmark(options):
@@ -73,10 +75,12 @@ def _model(options):
     from maskrcnn_edu.model import MaskRCNN
 
     if options.model != "new":
-        return commands.open_model(options.model)
+        return cli_model.open_model(cli_model.path_of(options), options.precision)
     side = {"image_min_size": min(options.size), "image_max_size": max(options.size)}
-    changes = dict(map(commands.change, options.changes))
-    return MaskRCNN(PRESETS[options.preset or "coco"](**{**side, "detection_score_threshold": 0.0, **changes}))
+    changes = {**side, "detection_score_threshold": 0.0, **dict(map(commands.change, options.changes))}
+    if options.precision:
+        changes["precision"] = options.precision
+    return MaskRCNN(PRESETS[options.preset or "coco"](**changes))
 
 
 def _earlier_runs(file):

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from maskrcnn_edu import cli_data
+from maskrcnn_edu import cli_data, cli_model
 from maskrcnn_edu.config import Config
 from maskrcnn_edu.errors import InputError
 
@@ -52,10 +52,8 @@ def evaluate(options):
 
     if not dataset.labelled and not options.results:
         raise InputError(f"{dataset.file} has no annotations to compare with; give --results DIR to write detections.")
-    path = options.model
-    if path == "last":
-        path = runs.last_run(options.logs, options.data) / runs.CHECKPOINT
-    model = open_model(path, getattr(options, "keypoints", False))
+    path = cli_model.path_of(options, options.data)
+    model = cli_model.open_model(path, options.precision, options.keypoints)
     class_numbers(model, dataset, path)  # before the wait, and with the path
     dataset.channels = model.config.image_channels
     count = min(options.limit or len(dataset), len(dataset))
@@ -91,10 +89,7 @@ def detect(options):
     from maskrcnn_edu import runs
     from maskrcnn_edu.evaluation import as_coco
 
-    path = options.model
-    if path == "last":
-        path = runs.last_run(options.logs) / runs.CHECKPOINT
-    model = open_model(path, getattr(options, "keypoints", False))
+    model = cli_model.open_model(cli_model.path_of(options), options.precision)
     out = _folder(options.out)
     entries = []
     for path, image, image_id, picture in zip(
@@ -193,30 +188,6 @@ def change(text):
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value  # a word, such as group
-
-
-def open_model(name, keypoints=False):
-    """The model of a .keras file, of a published family's file, of `coco` or of a published name."""
-    from maskrcnn_edu import runs
-    from maskrcnn_edu.model import MaskRCNN
-    from maskrcnn_edu.weights import load, read
-    from maskrcnn_edu.weights.published import PUBLISHED
-    from maskrcnn_edu.weights.recognise import class_names, config_of
-    from maskrcnn_edu.weights.start import coco_weights
-
-    if name == "coco":
-        name = coco_weights(Config.detectron2_keypoint() if keypoints else Config.detectron2())
-    if name in PUBLISHED:
-        if PUBLISHED[name].backbone_only:
-            raise InputError(f"{name} is a backbone whose heads have learnt nothing; train with --model {name} first.")
-        return MaskRCNN.from_pretrained(name)
-    if Path(name).suffix == ".keras" or not Path(name).is_file():
-        return runs.load(name)
-    tensors = read(name)
-    config = config_of(tensors, name)
-    model = MaskRCNN(config, class_names(config))
-    load(model, tensors)
-    return model
 
 
 def check_writable(path, folder=False):

@@ -12,9 +12,10 @@ from keras import ops
 
 from maskrcnn_edu import boxes
 from maskrcnn_edu.anchors import LAST_PIXEL, anchors_by_level
+from maskrcnn_edu.candidates import best_candidates, candidates
 from maskrcnn_edu.detections import Detections, as_photograph, on_photograph, padded_size, to_batch
 from maskrcnn_edu.errors import InputError
-from maskrcnn_edu.model import best_candidates, candidates, in_last_pixel_frame
+from maskrcnn_edu.model import in_last_pixel_frame
 from maskrcnn_edu.proposals import run_rpn_head
 from maskrcnn_edu.roi_align import pool_from_pyramid
 

@@ -6,7 +6,7 @@ import pytest
 
 import maskrcnn_edu as mr
 from maskrcnn_edu import backend, targets
-from maskrcnn_edu.model import choose_detections
+from maskrcnn_edu.candidates import choose_detections
 from maskrcnn_edu.roi_align import pool_from_pyramid
 
 CONFIG = mr.Config.tiny(detection_score_threshold=0.01)

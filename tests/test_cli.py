@@ -191,6 +191,46 @@ def test_detect_draws_and_lists(trained, tmp_path, capsys):
     assert "5 found" in capsys.readouterr().out
 
 
+def test_detects_in_another_precision(trained, tmp_path, capsys):
+    picture = tmp_path / "a.png"
+    Image.fromarray(mr.ShapesDataset(1, seed=3).load_image(0)).save(picture)
+    scores = {}
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        command = ["detect", str(picture), "--model", model_file(trained), "--score", "0", "--out", str(out)]
+        assert main([*command, "--precision", precision]) == 0
+        scores[precision] = [entry["score"] for entry in json.loads((out / "detections.json").read_text())]
+    assert len(scores["float32"]) == len(scores["bfloat16"]) and scores["float32"] != scores["bfloat16"]
+    np.testing.assert_allclose(scores["bfloat16"], scores["float32"], atol=0.05)
+
+
+def test_benchmark_prints_stages_and_compares_with_the_last_run(trained, tmp_path, capsys):
+    command = ["benchmark", "--preset", "tiny", "--size", "64", "64", "--repeats", "1", "--logs", str(tmp_path), *QUICK]
+    assert main([*command, "--train"]) == 0
+    printed = capsys.readouterr().out
+    stages = ("resize", "backbone", "rpn", "proposals", "box head", "choice", "mask head", "paste", "whole", "first")
+    assert all(f"\n{name} " in printed for name in (*stages, "training step"))
+    assert "no earlier run" in printed and "last run" not in printed.replace("no earlier run", "")
+    (run,) = json.loads((tmp_path / "benchmark.json").read_text())
+    assert run["settings"]["size"] == [64, 64] and run["seconds"]["whole"] > 0
+    assert main(command) == 0
+    assert "last run" in capsys.readouterr().out
+    assert main([*command, "--precision", "bfloat16"]) == 0
+    assert "bfloat16" in (printed := capsys.readouterr().out) and "no earlier run" in printed
+    runs = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [run["settings"]["config"]["precision"] for run in runs] == ["float32", "bfloat16"]
+
+
+def test_benchmark_of_a_trained_model_and_of_a_damaged_record(trained, tmp_path, capsys):
+    logs = shutil.copytree(trained, tmp_path / "logs")
+    command = ["benchmark", "--model", "last", "--size", "64", "80", "--repeats", "1", "--logs", str(logs)]
+    assert main(command) == 0 and "detections; memory at most" in capsys.readouterr().out
+    assert main([*command, "--train"]) == 2 and "--train" in capsys.readouterr().err
+    (logs / "benchmark.json").write_text("[{")
+    assert main(command) == 2
+    assert "benchmark.json" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
 def test_train_goes_on_with_the_last_run_and_starts_from_a_file(trained, tmp_path, capsys):
     logs = tmp_path / "logs"
     shutil.copytree(trained, logs)

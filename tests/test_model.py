@@ -251,6 +251,18 @@ def test_computes_in_bfloat16(learnt, batch):
     assert all(v.dtype == "float32" for v in model.trainable_variables)
 
 
+def test_a_trained_model_goes_over_to_half_precision_and_back(learnt, pictures):
+    exact, _ = learnt
+    half = exact.in_precision("bfloat16")
+    assert half.backbone.layers[1].compute_dtype == "bfloat16" and half.class_names == exact.class_names
+    (expected,), (found,) = exact.detect([pictures.image(0)]), half.detect([pictures.image(0)])
+    best = expected.scores > 0.5
+    assert best.any() and np.asarray(mr.boxes.iou(expected.boxes[best], found.boxes)).max(axis=1).min() > 0.9
+    assert not np.array_equal(expected.scores[:1], found.scores[:1])
+    (again,) = half.in_precision("float32").detect([pictures.image(0)])
+    np.testing.assert_array_equal(again.scores, expected.scores)
+
+
 # Detection
 
 
