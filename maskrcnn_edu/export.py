@@ -148,39 +148,28 @@ def _anchors(level, padded, grid, side, config):
     return tf.reshape(tf.stack([y, x, y, x], axis=-1)[:, :, None] + cell, (-1, 4))
 
 
-# Preprocessing, as `datasets.transforms` has it, in the graph
+# Preprocessing in the graph: `datasets.transforms`, with its arithmetic, so that the pixels are the same
 
 
 def on_canvas(images, photograph_size, config):
-    """uint8 photographs (B, h, w, C) resized and padded: (B, H, W, C) float32, and their window (4,) on the canvas.
-
-    Resizing is linear in each axis, so it is a product with a matrix, and zero rows of that matrix are the padding.
-    """
+    """uint8 photographs (B, h, w, C) resized and padded: (B, H, W, C) float32, and their window (4,) on the canvas."""
     import tensorflow as tf
 
-    sizes = network_size(photograph_size, config)
+    size = network_size(photograph_size, config)
     canvas, starts = [config.canvas_size] * 2, [0, 0]
     if config.resize == "matterport":
-        starts = [(config.canvas_size - part) // 2 for part in sizes]
+        starts = [(config.canvas_size - part) // 2 for part in size]
     elif isinstance(photograph_size, tuple):
-        canvas = [config.round_up(part) for part in sizes]
+        canvas = [config.round_up(part) for part in size]
     else:
         # Not -(-part // divisor): in ONNX whole numbers divide towards zero.
-        canvas = [(part + config.size_divisor - 1) // config.size_divisor * config.size_divisor for part in sizes]
-    rows, columns = (
-        resize_matrix(pixels, part, start, whole, config.resize)
-        for pixels, part, start, whole in zip(photograph_size, sizes, starts, canvas, strict=True)
-    )
-    image = tf.einsum("bhwc,xw->bhxc", tf.cast(images, tf.float32), columns)
-    if config.resize == "detectron2":  # Pillow's passes, along a row first, each end in uint8
-        image = tf.floor(image + 0.5)
-    image = tf.einsum("yh,bhxc->byxc", rows, image)
-    if config.resize == "detectron2":
-        image = tf.floor(image + 0.5)
-    if config.resize == "matterport":
-        image = tf.floor(image + 1e-3)  # cut to uint8; whole numbers have come through with rounding errors
-    window = [*starts, *(start + part for start, part in zip(starts, sizes, strict=True))]
-    return image, tf.cast(tf.stack(window), tf.float32)
+        canvas = [(part + config.size_divisor - 1) // config.size_divisor * config.size_divisor for part in size]
+    rule = {"detectron2": resize, "torchvision": resize_plain, "matterport": resize_into_black}[config.resize]
+    ends = [start + part for start, part in zip(starts, size, strict=True)]
+    margins = [[start, whole - end] for start, whole, end in zip(starts, canvas, ends, strict=True)]
+    image = tf.pad(tf.cast(rule(images, photograph_size, size), tf.float32), [[0, 0], *margins, [0, 0]])
+    image.set_shape((None, *(side if isinstance(side, int) else None for side in canvas), images.shape[3]))
+    return image, tf.cast(tf.stack([*starts, *ends]), tf.float32)
 
 
 def network_size(photograph_size, config):
@@ -207,21 +196,99 @@ def network_size(photograph_size, config):
     return [tf.maximum(tf.cast(side, tf.int32), 1) for side in sides]
 
 
-def resize_matrix(pixels, size, start, whole, resize):
-    """Weights (whole, pixels) of the `pixels` of a photograph in rows `start` to `start + size` of a canvas, else 0.
+def resize(images, photograph_size, size):
+    """Pillow's: along a row first, then down; weights are whole numbers of 22 bits, and each pass ends in uint8."""
+    import tensorflow as tf
 
-    Each weighs 1 - its distance, if that is positive. Distances are whole numbers over a whole number, so exact. The
-    unit is a pixel of the photograph; with antialias (Detectron2, that is Pillow) of the coarser of the two.
+    images, one = tf.cast(images, tf.int32), 2**22
+    for axis in (2, 1):
+        first, weights = antialias(photograph_size[axis - 1], size[axis - 1])
+        weights = tf.cast(tf.floor(weights * one + 0.5), tf.int32)
+        total = one // 2 + weighed(images, axis, first, weights[:, 0])
+        taps = weights.shape[1] or tf.shape(weights)[1]
+        for tap in range(1, taps) if isinstance(taps, int) else tf.range(1, taps):
+            total += weighed(images, axis, first + tap, weights[:, tap])
+        images = total // one
+    return images
+
+
+def antialias(pixels, size):
+    """The first of the `pixels` that each of `size` new ones shows, (size,), and the shares of it and the next, (size,
+    taps): 1 - its distance in units of the larger of the two pixels, if that is positive.
+
+    Distances are whole numbers, so exact.
     """
     import tensorflow as tf
 
-    row, pixel = tf.range(whole)[:, None] - start, tf.range(pixels)[None]
-    distance = tf.abs((2 * pixel + 1) * size - (2 * row + 1) * pixels)
-    unit = 2 * (tf.maximum(size, pixels) if resize == "detectron2" else size)
-    weights = tf.maximum(1.0 - tf.cast(distance, tf.float32) / tf.cast(unit, tf.float32), 0.0)
-    if resize != "matterport":  # to the seed the photograph lies in black; to the others its edge goes on
-        weights = weights / tf.maximum(tf.reduce_sum(weights, axis=1, keepdims=True), 1e-6)
-    return tf.where((row >= 0) & (row < size), weights, 0.0)
+    unit = tf.maximum(size, pixels) if tf.is_tensor(size) else max(size, pixels)
+    centre = (2 * tf.range(size) + 1) * pixels
+    first = tf.maximum(centre - 2 * unit + size, 0) // (2 * size)
+    pixel = first[:, None] + tf.range((2 * unit + size - 1) // size)
+    distance = tf.abs((2 * pixel + 1) * size - centre[:, None])
+    weights = tf.maximum(1 - tf.cast(distance, tf.float64) / tf.cast(2 * unit, tf.float64), 0)
+    weights = tf.where(pixel < pixels, weights, 0)
+    return first, weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+
+
+def resize_plain(images, photograph_size, size):
+    """Bilinear between the nearest pixels: down first, then along a row, in float32."""
+    import tensorflow as tf
+
+    images = tf.cast(images, tf.float32)
+    for axis in (1, 2):
+        pixels = photograph_size[axis - 1]
+        position = tf.clip_by_value(positions(pixels, size[axis - 1]), 0, tf.cast(pixels - 1, tf.float64))
+        below = tf.minimum(tf.cast(position, tf.int32), tf.maximum(pixels - 2, 0))
+        share = tf.cast(position - tf.cast(below, tf.float64), tf.float32)
+        images = weighed(images, axis, below, 1 - share) + weighed(images, axis, below + 1, share)
+    return images
+
+
+def resize_into_black(images, photograph_size, size):
+    """scikit-image's: four corners in float64, kept between the photograph's darkest and brightest, cut to uint8.
+
+    LiteRT knows no float64. There, a whole number may come out as the one below it in scikit-image, or the other way.
+    """
+    import tensorflow as tf
+
+    kind, slack = (tf.float32, 1e-3) if isinstance(photograph_size, tuple) else (tf.float64, 0.0)
+    images = tf.cast(images, kind)
+    total, (rows, columns) = 0, (corners(*sides, kind) for sides in zip(photograph_size, size, strict=True))
+    for row, height in rows:
+        for column, width in columns:
+            total += weighed(weighed(images, 1, row, height), 2, column, width)
+    least, most = (reduce(images, axis=(1, 2, 3), keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max))
+    return tf.floor(tf.minimum(tf.maximum(total, least), most) + slack)
+
+
+def corners(pixels, size, kind):
+    """The pixel before and the pixel after each of `size` positions: twice (index, share), no share outside."""
+    import tensorflow as tf
+
+    position = positions(pixels, size)
+    before, share = tf.floor(position), 1 - (position - tf.floor(position))
+    found = []
+    for pixel, weight in ((before, share), (before + 1, 1 - share)):
+        pixel = tf.cast(pixel, tf.int32)
+        weight = tf.where((pixel >= 0) & (pixel < pixels), weight, 0)
+        found.append((pixel, tf.cast(weight, kind)))
+    return found
+
+
+def positions(pixels, size):
+    """Where the middles of `size` new pixels lie among the `pixels` of a side, from the middle of the first."""
+    import tensorflow as tf
+
+    steps = tf.cast(pixels, tf.float64) / tf.cast(size, tf.float64)
+    return (tf.cast(tf.range(size), tf.float64) + 0.5) * steps - 0.5
+
+
+def weighed(images, axis, index, weight):
+    """Rows (axis 1) or columns (axis 2) of the images (B, h, w, C), each times its weight: index and weight (n,)."""
+    import tensorflow as tf
+
+    index = tf.clip_by_value(index, 0, tf.shape(images)[axis] - 1)
+    return tf.gather(images, index, axis=axis) * (weight[:, None, None] if axis == 1 else weight[:, None])
 
 
 def rescaled(boxes, window, photograph_size):

@@ -1,15 +1,18 @@
 """Batches: batches made ahead of time by Grain, in threads or in worker processes."""
 
+import functools
 import multiprocessing
 import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import weakref
 from multiprocessing import connection
 from pathlib import Path
 
+import cloudpickle  # as absl, a part of Grain's own installation
 import grain
 import numpy as np
 from absl import flags
@@ -59,13 +62,49 @@ class Batches(grain.IterDataset):
         """An iterator over what is made for the steps from `step` on."""
         if self.workers and step < self._first_step + WITHOUT_WORKERS:
             return map(self.make, range(step, min(self._first_step + WITHOUT_WORKERS, self.stop)))
-        steps = grain.MapDataset.range(step, self.stop).map(self.make)
+        steps = grain.MapDataset.range(step, self.stop)
         if not self.workers:
-            return iter(steps.to_iter_dataset(grain.ReadOptions(READ_THREADS, BATCHES_AHEAD)))
+            return iter(steps.map(self.make).to_iter_dataset(grain.ReadOptions(READ_THREADS, BATCHES_AHEAD)))
         if not flags.FLAGS.is_parsed():  # Grain asks absl for its options, which only scripts under absl.app parse
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=WORKER_BATCHES_AHEAD)
-        return iter(steps.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(options, worker_init_fn=_start_worker))
+        handed = _Handed(self.make)
+        start = functools.partial(_start_worker, handed.path)
+        return iter(steps.map(handed).to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(options, start))
+
+
+class _Handed:
+    """What makes the batches, for worker processes, which read it from a file that goes when this object does.
+
+    Python hands a new process its arguments through a pipe of 64 KB, and would wait for ever for one that has ended
+    before it read them.
+    """
+
+    def __init__(self, make):
+        number, self.path = tempfile.mkstemp(prefix="maskrcnn_edu-loader-")
+        weakref.finalize(self, _remove, self.path)
+        try:
+            with open(number, "wb") as file:
+                cloudpickle.dump(make, file)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}, with which the loader hands its dataset to worker processes, could not be written "
+                f"({error.strerror}); make room, or use workers=0."
+            ) from error
+
+    def __getstate__(self):
+        return self.path
+
+    def __setstate__(self, path):
+        with open(path, "rb") as file:
+            self._make = cloudpickle.load(file)
+
+    def __call__(self, step):
+        return self._make(step)
+
+
+def _remove(path):
+    Path(path).unlink(missing_ok=True)
 
 
 class _Iterator(grain.DatasetIterator):
@@ -100,7 +139,7 @@ class _Iterator(grain.DatasetIterator):
             if not str(error).startswith(WORKER_DIED):
                 raise
             self._batches.failures.append(_worker_died(error))
-            raise self._batches.failures[-1] from error
+            raise self._batches.failures[-1] from None
 
     def get_state(self):
         return {"step": self._step}
@@ -117,9 +156,14 @@ class _Iterator(grain.DatasetIterator):
 
 def _worker_died(error):
     code = str(error).removeprefix(WORKER_DIED).split()[0].rstrip(".")
+    if code.startswith("-"):
+        return InputError(
+            f"A worker process of the loader ended without a word (exit code {code}; -9 and -7 mean too little memory "
+            "or /dev/shm): use fewer workers or smaller batches, or workers=0."
+        )
     return InputError(
-        f"A worker process of the loader ended without a word (exit code {code}; -9 and -7 mean too little memory or "
-        "/dev/shm): use fewer workers or smaller batches, or workers=0."
+        f"A worker process of the loader ended with exit code {code}, for the reason that is printed above: it must be "
+        "able to import the script that runs, and what the dataset needs; mend that, or use workers=0."
     )
 
 
@@ -133,13 +177,14 @@ def _check_script(workers):
         )
 
 
-def _start_worker(index, count):
-    """In a worker: Ctrl-C is the main process' affair, and a worker whose main process was killed ends too."""
+def _start_worker(handed, index, count):
+    """In a worker: Ctrl-C is the main process' affair; if that is killed, the worker clears up and ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main = multiprocessing.parent_process()
 
     def follow():
         connection.wait([main.sentinel])
+        _remove(handed)
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

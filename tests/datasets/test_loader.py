@@ -327,6 +327,36 @@ def test_a_script_with_workers_ends_quietly(tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("maskrcnn_edu.errors.InputError: loader: workers=1 needs")
 
 
+def test_workers_that_cannot_start_end_the_script(tmp_path):
+    """A dataset that is more than a pipe holds must not wait for ever for a worker that has ended."""
+    lines = [
+        "import numpy as np, maskrcnn_edu as mr",
+        "class Heavy(mr.ShapesDataset):",
+        "    ballast = None",
+        "def run():",
+        "    dataset = Heavy(4)",
+        "    dataset.ballast = np.random.default_rng(0).bytes(1_000_000)",
+        "    batches = mr.loader(dataset, mr.Config.tiny(batch_size=2), workers=2)",
+        "    print(len([batch for batch, _ in zip(batches, range(6))]))",
+        "if __name__ == '__main__':",
+        "    run()",
+    ]
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+
+    def run(*more):
+        (tmp_path / "script.py").write_text("\n".join([*lines, *more]))
+        command = [sys.executable, tmp_path / "script.py"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+        assert not list((tmp_path / "tmp").iterdir())  # what was handed over
+        return done
+
+    assert run().stdout == "6\n"
+    done = run("else:", "    raise OSError('not here')")
+    assert done.returncode == 1 and "not here" in done.stderr
+    assert "InputError: A worker process of the loader ended with exit code 1, for the reason" in done.stderr
+
+
 def test_a_killed_worker_is_named():
     class Deadly(ShapesDataset):
         def load_image(self, i):
