@@ -178,7 +178,14 @@ def compiled(function, model):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, reduce_retracing=False)
+        traced = tf.function(lambda *tensors: function(*tensors), reduce_retracing=False)
+
+        @functools.wraps(traced)
+        def of_tensors(*tensors):
+            # Called directly, TensorFlow would warn that new sizes mean new traces; they do, and are few.
+            return traced.get_concrete_function(*tensors)(*tensors)
+
+        return of_tensors
     import jax
 
     @jax.jit

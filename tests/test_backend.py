@@ -62,13 +62,22 @@ def test_an_island_answers_as_the_plain_graph_does(model, name):
 def test_there_are_islands_in_a_detection_and_none_where_they_are_not_wanted(model):
     def uses_xla():
         traced = backend.compiled(lambda image, size: model({"image": image, "image_size": size}), model)
-        graph = traced.get_concrete_function(np.zeros((1, 128, 128, 3), np.uint8), np.float32([[128, 128]])).graph
+        image, size = np.zeros((1, 128, 128, 3), np.uint8), np.float32([[128, 128]])
+        graph = traced.__wrapped__.get_concrete_function(image, size).graph
         return any("_XlaMustCompile" in node.attr for node in graph.as_graph_def().node)
 
     assert uses_xla()
     with backend.without_islands():
         assert not uses_xla()
     assert uses_xla()
+
+
+@on_tensorflow
+def test_many_sizes_are_no_reason_to_warn(model, caplog):
+    backbone = backend.compiled(lambda x: model.backbone(x)[-1], model)
+    for side in range(32, 32 * 8, 32):
+        assert backbone(np.zeros((1, side, 32, 3), np.float32)).shape[1] == side // 32 * 2
+    assert "retracing" not in caplog.text and backbone.__wrapped__.experimental_get_tracing_count() == 7
 
 
 def test_compiled_functions_see_new_weights(model):

@@ -353,7 +353,7 @@ def test_sizes_compile_a_bounded_number_of_times(learnt, rng):
     for height, width in rng.integers(1, 200, (50, 2)):
         model.detect([np.zeros((height, width), np.uint8)])
     # Padded sides are 32 or 64, one of them always 64; with batches of 1 here, and of 2 in another test.
-    assert model._detect_batch.experimental_get_tracing_count() <= 6
+    assert model._detect_batch.__wrapped__.experimental_get_tracing_count() <= 6
 
 
 def test_without_mask_head_there_are_no_masks(boxes_only, pictures):
