@@ -35,19 +35,15 @@ if importlib.util.find_spec("maskrcnn_edu") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", address], check=True)
 
 # %%
-import base64
 import dataclasses
-import io
 import math
 
-import ipywidgets
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import skimage.data
 import tensorflow as tf
 from keras import layers
-from matplotlib.figure import Figure
 
 import maskrcnn_edu as mr
 from maskrcnn_edu.book import check
@@ -606,62 +602,15 @@ mr.plots.activations(model, image, "fpn_output4", channels=8)
 #
 # ### What changes on the way down
 #
-# A cell of $P_2$ can see as far as $\mathbf{C}_4$, since $\mathbf{M}_4$ was added into it. Move the sliders of Figure 3.6: choose a layer, then a cell, and see which pixels it answers to. Look for two things. How does what is visible grow from `C2` to `C4`? And how does `P2` differ from `C2`, although a cell has 4 x 4 pixels in both?
-#
-# The widgets of the other chapters, `mr.widgets.AnchorExplorer` and so on, also answer on the book's pages. This one asks the network at every move, so it needs a notebook that is running.
-
+# A cell of $P_2$ can see as far as $\mathbf{C}_4$, since $\mathbf{M}_4$ was added into it. Figure 3.6 shows what a cell of $\mathbf{C}_k$ answers to, and beside it the cell of $P_k$ at the same place. Point at another place, then choose another level. Look for three things. At which places does the cell of $\mathbf{C}_2$ see nothing but background, and what does that of $P_2$ see there? How much of its field does a cell use? And how much of the field of $\mathbf{C}_4$ lies beyond the picture, where only zeros are?
 
 # %%
-class FieldExplorer(ipywidgets.VBox):
-    """A layer and a cell to choose, and the pixels that the cell answers to, over the picture."""
-
-    def __init__(self, backbone, image):
-        names = {f"C{k}": f"res{k}_0_relu" for k in (2, 3, 4)} | {f"P{k}": f"fpn_output{k}" for k in (2, 3, 4)}
-        self.networks = {
-            name: keras.Model(backbone.inputs, backbone.get_layer(layer).output) for name, layer in names.items()
-        }
-        self.shown, self.given = image, as_input([image])
-        self.layer_name = ipywidgets.SelectionSlider(options=list(names), value="P2", description="layer")
-        self.y = ipywidgets.IntSlider(64, 0, 127, 4, description="y, pixels")
-        self.x = ipywidgets.IntSlider(64, 0, 127, 4, description="x, pixels")
-        self.still = ipywidgets.Image(format="png", width=720)
-        super().__init__([self.layer_name, self.y, self.x, self.still])
-        for slider in (self.layer_name, self.y, self.x):
-            slider.observe(self.draw, "value")
-        self.draw()
-
-    def draw(self, change=None):
-        name = self.layer_name.value
-        stride = 2 ** int(name[1])
-        row, column = self.y.value // stride, self.x.value // stride
-        weight = influence(self.networks[name], self.given, row, column)
-        figure = Figure((9, 3.6), dpi=80, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.imshow(self.shown)
-        left.add_patch(
-            plt.Rectangle((column * stride - 0.5, row * stride - 0.5), stride, stride, fill=False, color="red")
-        )
-        left.set_title(f"{name}, cell ({row}, {column}) of {stride} x {stride} pixels")
-        strength = np.sqrt(weight / max(weight.max(), 1e-9))[..., None]
-        right.imshow(np.uint8(self.shown * strength + 255 * (1 - strength)))
-        right.set_title(f"what it answers to: {np.mean(weight > 0.01 * weight.max()):.0%} of the pixels")
-        written = io.BytesIO()
-        figure.savefig(written, format="png")
-        self.still.value = written.getvalue()
-
-    def __repr__(self):
-        return f"FieldExplorer: {self.layer_name.value}, y {self.y.value}, x {self.x.value}"
-
-    def _repr_mimebundle_(self, **kwargs):
-        """The live view, and a picture for pages without Python."""
-        still = base64.b64encode(self.still.value).decode("ascii")
-        return {**super()._repr_mimebundle_(**kwargs), "image/png": still, "text/plain": repr(self)}
-
-
-FieldExplorer(model.backbone, image)
+mr.widgets.FieldExplorer(model, image)
 
 # %% [markdown]
-# **Figure 3.6.** The widget at its start: the cell of $P_2$ in the middle (red) and what it answers to, the stronger the more colour.
+# **Figure 3.6.** The pixels that a cell (orange) answers to in the picture of Figure 3.1, the stronger the more colour: left $\mathbf{C}_2$, right $P_2$. Blue: all that can reach it. The influence's cube root is shown, so that faint parts can be seen.
+#
+# Over all hundred pictures, for the cell in the middle:
 
 # %% tags=["nbval-check-output"]
 for name, layer in (("C2", "res2_0_relu"), ("P2", "fpn_output2")):
