@@ -87,7 +87,7 @@ plt.show()
 # %% [markdown]
 # **Figure 3.1.** A picture and one channel of each level of the feature pyramid. A cell of $P_2$ stands for 4 x 4 pixels, one of $P_4$ for 16 x 16.
 #
-# Each map in Figure 3.1 has 48 such channels, and everything that follows in Mask R-CNN reads only these maps. The photograph itself is not looked at again. So two things must be in them: what is there, and where. A deep layer knows more about the first, a shallow one about the second. The **backbone** makes both kinds of layers, and the **feature pyramid** combines them.
+# Each level in Figure 3.1 has 48 such channels, and everything that follows in Mask R-CNN reads only these maps. The photograph itself is not looked at again. So two things must be in them: what is there, and where. A deep layer knows more about the first, a shallow one about the second. The **backbone** makes both kinds of layers, and the **feature pyramid** combines them.
 
 # %% [markdown]
 # ## 1. A convolution that stays in place
@@ -113,7 +113,7 @@ print('padding="same":     ', np.asarray(same).ravel())
 #
 # $$y = \gamma\,\frac{x - \mu}{\sqrt{v + \epsilon}} + \beta$$
 #
-# During training $\mu$ and $v$ come from the batch. A detector's batch is one or two large images on each device: too few to estimate anything. So Mask R-CNN starts from a network trained on ImageNet and keeps that network's $\mu$, $v$, $\gamma$ and $\beta$ as constants (section 3.1 of the paper). This is a **frozen norm**: one multiplication and one addition.
+# During training $\mu$ and $v$ come from the batch. A detector's batch is one or two large images on each device: too few to estimate anything. So Mask R-CNN starts from a network trained on ImageNet and keeps that network's $\mu$, $v$, $\gamma$ and $\beta$ as constants (He et al., 2016, appendix A, who say that it also saves memory). This is a **frozen norm**: one multiplication and one addition.
 
 
 # %%
@@ -177,7 +177,7 @@ def conv(x, channels, kernel, name, norm_kind="none", epsilon=1e-5, stride=1, ac
 
 
 # %% [markdown]
-# The library's `conv` takes its own subclass of `Conv2D`, which is faster with JAX on a CPU, and its `norm` knows `sync` as well, a batch norm over all devices. Otherwise these are its lines. A norm has a shift of its own, so the convolution before it needs no bias.
+# Left out here: the library's `conv` takes its own subclass of `Conv2D`, which is faster with JAX on a CPU; its `norm` knows `sync` as well, a batch norm over all devices; and its `FrozenNorm` can be folded into the kernel of the convolution before it when detection is compiled. Otherwise these are its lines. A norm has a shift of its own, so the convolution before it needs no bias.
 #
 # To compare two pieces of network we give both the same random weights.
 
@@ -374,7 +374,8 @@ for k, (ax, (name, weight)) in enumerate(zip(axes, measured.items(), strict=True
     ax.add_patch(plt.Rectangle((64 - side / 2, 64 - side / 2), side, side, fill=False, color="white", linewidth=1.5))
     most = side_of_share(weight)
     ax.add_patch(plt.Rectangle((64 - most / 2, 64 - most / 2), most, most, fill=False, color="cyan", linestyle="--"))
-    ax.set(title=f"{name}: field {side}, nine tenths in {most}", xlabel="x, pixels")
+    ax.set(xlabel="x, pixels")
+    ax.set_title(f"{name}: field {side}, nine tenths in {most}", fontsize=10)
 axes[0].set_ylabel("y, pixels")
 plt.show()
 
@@ -438,12 +439,12 @@ def found(detections, least=0.5):
 
 
 def displacement(detections):
-    """Median of how much lower and further right a detection's centre lies than its object's, where IoU >= 0.3."""
+    """Median of how much lower and further right a detection's centre lies than its object's, where IoU >= 0.3: (2,)."""
     moves = [np.zeros((0, 2))]
     for one, own in zip(detections, truth, strict=True):
         which, what = np.nonzero(np.asarray(mr.boxes.iou(own.boxes, one.boxes)) >= 0.3)
         moves.append((one.boxes[what, :2] + one.boxes[what, 2:] - own.boxes[which, :2] - own.boxes[which, 2:]) / 2)
-    return np.median(np.concatenate(moves), axis=0)
+    return np.median(np.concatenate(moves), axis=0).round(1) + 0.0  # no -0.0
 
 
 # %%
@@ -469,7 +470,7 @@ for name, detections in (("explicit padding", right_found), ('padding="same"', m
     print(f"{name:<16} {found(detections)[0]:>12} {found(detections, 0.75)[0]:>13}   {down:.1f} and {right:.1f} pixels")
 
 # %% [markdown]
-# Two features per cell were right and in the wrong place. The boxes lie 5 pixels too high and too far left: all that a layer of 16 pixels saw has moved by 15, and the three levels moved by different amounts. At an IoU of 0.5 two thirds of the objects still count as found; at 0.75 not one. A test that only asks whether something was found would blame the training. Networks that are trained with "same" learn to live with it; it breaks where weights come from elsewhere.
+# Every feature is still computed, but in the wrong place. The boxes lie 5 pixels too high and too far left: all that a layer of 16 pixels saw has moved by 15, and the three levels moved by different amounts. At an **IoU** of 0.5, when the two boxes share half of what they cover together (chapter 05), two thirds of the objects still count as found; at 0.75 not one. A test that only asks whether something was found would blame the training. Networks that are trained with "same" learn to live with it; it breaks where weights come from elsewhere.
 #
 # ### Break it: statistics of the batch
 #
@@ -752,7 +753,7 @@ for name, layer in (("C2", "res2_0_relu"), ("P2", "fpn_output2")):
 #
 # A backbone is a row of convolutions whose maps get coarser and see more: in ResNet-50 from 35 to 483 pixels. Kernels and strides alone say how far a cell can see, and zeros on both sides keep every level centred on the same pixels. What a cell does see is concentrated in the middle of that. Norms of a pretrained network stay as they are, because a detector's batch is too small to estimate them again. The pyramid adds what coarse levels know into fine ones, so that small objects are recognised with context, and large ones cheaply.
 #
-# **Read now:** [`maskrcnn_edu/backbone.py`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/backbone.py). You have written all of it but the norm over several devices and the seed's max-pooling.
+# **Read now:** [`maskrcnn_edu/backbone.py`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/backbone.py). You have written all of it but the norm over several devices, the folding of frozen norms and the seed's max-pooling.
 #
 # **Next:** chapter 04 puts boxes on the cells of these levels: anchors.
 #

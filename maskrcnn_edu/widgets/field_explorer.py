@@ -199,6 +199,8 @@ function render({ model, el }) {
         ),
       );
       point();
+      const own = { x: column * stride * s.k, y: row * stride * s.k, width: stride * s.k, height: stride * s.k };
+      change(s.svg.querySelector(".mrw-cell"), own); // the level's cell, not the place around it
       marks.replaceChildren();
       drawBoxes(marks, s, [fields[number]], SKY, { width: 1.5 });
       drawBoxes(marks, s, [[row * stride, column * stride, (row + 1) * stride, (column + 1) * stride]], ORANGE);

@@ -23,7 +23,7 @@ class ResizeExplorer(Widget):
         size: height and width at the start; the image's own.
         min_size: what the short side shall become. What the long side may is published: 1333, the seed 1024.
 
-    `height`, `width`, `min_size` and `batch` (whether a photograph of 640 x 480 is in the same batch) can be read and
+    `height`, `width`, `min_size` and `batch` (whether a photograph of 640 x 480 is in the said batch) can be read and
     set; `sizes`, `canvases`, `factors` and `padding`, each by the family's name, follow. Raises InputError: no image, a
     side below 50 or above 3000.
     """
@@ -86,7 +86,7 @@ class ResizeExplorer(Widget):
         return f"{self.height} x {self.width} pixels become {said}"
 
     def figure(self):
-        figure, axes = panels(3, width=7.5, height=3.1)
+        figure, axes = panels(3, width=7.5, height=2.9)
         shown, most = self._of_the_shape(), max(side for canvas in self.canvases.values() for side in canvas)
         for ax, (name, config) in zip(axes, FAMILIES.items(), strict=True):
             size, canvas = self.sizes[name], self.canvases[name]
@@ -129,7 +129,8 @@ function render({ model, el }) {
   return w.keep(() => {
     const [height, width, minSize] = ["height", "width", "min_size"].map(w.get);
     const numbers = {},
-      limited = [];
+      limited = [],
+      said = [];
     families.forEach(([name, rule, longest, multiple, square], i) => {
       const size = networkSize(rule, height, width, minSize, longest);
       const other = w.get("batch") ? networkSize(rule, partnerHeight, partnerWidth, minSize, longest) : [0, 0];
@@ -152,11 +153,12 @@ function render({ model, el }) {
       const share = 1 - (size[0] * size[1]) / (canvas[0] * canvas[1]);
       numbers[name] = `${size[0]} x ${size[1]} on ${canvas[0]} x ${canvas[1]}: ${fixed(100 * share, 1)}% black`;
       numbers[`Boxes, ${name}`] = `y times ${fixed(size[0] / height, 4)}, x times ${fixed(size[1] / width, 4)}`;
-      if (Math.max(...size) >= longest - 1) limited.push(`${name}: the long side decides, ${longest} pixels.`);
-      else if (square && minSize <= Math.min(height, width)) limited.push(`${name} leaves this photograph as it is.`);
+      if (Math.max(...size) >= longest - 1) limited.push(name);
+      else if (square && minSize <= Math.min(height, width)) said.push(`${name} leaves this photograph as it is.`);
     });
     w.numbers(numbers);
-    w.say(limited.join(" "));
+    if (limited.length) said.unshift(`The long side decides: ${limited.join(", ")}.`);
+    w.say(said.join(" "));
   });
 }
 """
