@@ -13,7 +13,7 @@ class FrozenNorm(layers.Layer):
     """Batch normalisation with fixed statistics, scale and shift: y = (x - mean) / sqrt(variance + eps) * gamma + beta.
 
     None of its weights is trainable, whatever `trainable` says: a detector sees too few images a step to re-estimate
-    what ImageNet's batches gave (paper, section 3.1; "frozen BN" in Detectron2 and torchvision).
+    what ImageNet's batches gave (He et al., 2016, appendix A; "frozen BN" in Detectron2 and torchvision).
 
     `convolution`: the layer whose output this is. Given its input too, a compiled detection folds the norm into the
     kernel, w' = w * gamma / sqrt(variance + eps), and leaves the convolution that comes before it out.

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import shutil
@@ -9,8 +10,10 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import maskrcnn_edu as mr
@@ -189,6 +192,18 @@ def noisy_results(rng, images):
     return detections, truth
 
 
+def test_resized_sizes_are_the_librarys(rng):
+    widget = mr.widgets.ResizeExplorer()
+    sides = [*rng.integers(50, 3000, (300, 2)).tolist(), [512, 1024], [333, 2048], [1001, 2048], [50, 3000], [800, 800]]
+    for name, rule, longest, _, _ in widget.families:
+        for least in (800, 333):
+            code = f"sides.map(([height, width]) => networkSize('{rule}', height, width, {least}, {longest}))"
+            widget.min_size, expected = least, []
+            for widget.height, widget.width in sides:
+                expected.append(widget.sizes[name])
+            np.testing.assert_array_equal(javascript(code, sides=sides), expected)
+
+
 # What the model's widgets show is what the model finds
 
 
@@ -238,7 +253,60 @@ def test_precision_and_recall_follow_the_thresholds(model, shapes):
     assert widget.average_precision == pytest.approx(coco["AP50"], abs=1e-6)
 
 
+@pytest.mark.parametrize("bottleneck", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_cell_answers_to_its_field_and_nothing_else(rng, bottleneck, same):
+    keras.utils.set_random_seed(0)
+    config = mr.Config.tiny(
+        bottleneck=bottleneck, stride_in_1x1=same, stem_pool_same=same, backbone_norm="frozen", image_min_size=256,
+        image_max_size=256,
+    )  # fmt: skip
+    model = mr.MaskRCNN(config)
+    widget = mr.widgets.FieldExplorer(model, rng.integers(0, 255, (256, 256, 3), np.uint8), places=3)
+    noise = keras.ops.convert_to_tensor(rng.normal(size=(8, 256, 256, 3)), "float32")
+    for widget.level, widget.place in itertools.product(range(3), ([1, 1], [0, 2])):
+        row, column = widget.cell
+        k = widget.level + 2
+        assert [row, column] == [int(256 * (i + 0.5) / 3) // 2**k for i in widget.place]
+        c = model.backbone.get_layer(f"res{k}_0_relu").output
+        for output, field, exact in zip((c, model.backbone.outputs[k - 2]), widget.fields, (True, False), strict=True):
+            with tf.GradientTape() as tape:
+                tape.watch(noise)
+                answer = keras.ops.sum(keras.Model(model.backbone.inputs, output)(noise)[:, row, column])
+            weight = np.abs(tape.gradient(answer, noise)).sum((0, 3))
+            y, x = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
+            seen = [y[0], x[0], y[-1] + 1, x[-1] + 1]
+            within = np.clip(field, 0, 256)
+            assert (within[:2] <= seen[:2]).all() and (within[2:] >= seen[2:]).all()
+            if exact:
+                np.testing.assert_array_equal(within, seen)
+        assert all(side <= field[2] - field[0] + 2 for side, field in zip(widget.sides, widget.fields, strict=True))
+
+
+def test_what_a_cell_answers_to_is_drawn_where_it_lies(model, shapes):
+    """The pictures in the state, put together, hold the gradient: where it is large the cover is thin."""
+    widget = mr.widgets.FieldExplorer(model, shapes.image(3))
+    for widget.place in ([0, 0], [4, 4], [2, 7]):
+        shown = np.asarray(widget.figure().axes[0].images[0].get_array()).astype(int)
+        cover = np.abs(shown - shapes.image(3)).sum(2) / np.maximum(255 - shapes.image(3).astype(int), 1).sum(2)
+        y1, x1, y2, x2 = np.clip(widget.fields[0], 0, 128)
+        inside = np.zeros((128, 128), bool)
+        inside[y1:y2, x1:x2] = True
+        assert cover[~inside].min() > 0.85 > 0.3 > cover[inside].min()
+    assert widget.level == 0 and widget.sides[0] < widget.sides[1]  # the pyramid's cell sees more than C2's
+
+
 # The rest of what each one promises
+
+
+def test_resize_explorer_pads_as_the_loader_does():
+    widget = mr.widgets.ResizeExplorer(np.zeros((640, 480, 3), np.uint8))
+    assert widget.sizes == {"Detectron2": (1067, 800), "torchvision": (1066, 800), "The seed": (1024, 768)}
+    widget.height, widget.width, widget.batch = 480, 640, True
+    assert widget.canvases == {"Detectron2": (1088, 1088), "torchvision": (1088, 1088), "The seed": (1024, 1024)}
+    assert widget.padding["The seed"] == 0.25 and widget.factors["The seed"] == (1.6, 1.6)
+    widget.height, widget.width, widget.batch = 2000, 50, False
+    assert widget.sizes["Detectron2"] == (1333, 33) and widget.canvases["Detectron2"] == (1344, 64) and png(widget)
 
 
 def test_anchor_explorer_follows_its_state(shapes):
@@ -364,6 +432,8 @@ def test_state_stays_small_with_a_large_photograph(rng):
     boxes = np.tile(np.float32([[10, 10, 900, 900]]), (500, 1)) + rng.uniform(0, 500, (500, 1)).astype(np.float32)
     assert state_bytes(mr.widgets.NMSStepper(boxes, rng.random(500), image=photograph)) <= MOST_STATE
     assert state_bytes(mr.widgets.RoIAlignExplorer(rng.random((200, 200)))) <= MOST_STATE
+    assert state_bytes(mr.widgets.ResizeExplorer(photograph, size=(480, 640))) <= MOST_STATE
+    assert state_bytes(mr.widgets.FieldExplorer(image=photograph)) <= MOST_STATE
     truth = rng.random((3000, 4000)) > 0.5
     assert (
         state_bytes(mr.widgets.MaskExplorer(rng.random((112, 112)), [10, 10, 600, 600], photograph, truth > 2))
@@ -383,6 +453,8 @@ def test_one_pixel_image(model):
         mr.widgets.RoIAlignExplorer([[3.0]]),
         mr.widgets.ProposalExplorer(model, dot, box),
         mr.widgets.DetectionExplorer(model, dot),
+        mr.widgets.FieldExplorer(model, dot),
+        mr.widgets.ResizeExplorer(dot, size=(480, 640)),
         mr.widgets.PrecisionRecallExplorer(
             [mr.Detections(np.float32(box), [1], [0.9])], [SimpleNamespace(boxes=box, classes=[1])], [dot]
         ),
@@ -446,6 +518,10 @@ BAD = {
     "results_kind": (lambda: ALL.PrecisionRecallExplorer([3], [3]), r"detections\[0\] is a int"),
     "results_nan": (lambda: ALL.PrecisionRecallExplorer([NAN], [TRUTH]), "not finite"),
     "results_names": (lambda: ALL.PrecisionRecallExplorer([NINE], [TRUTH], class_names=["-", "a"]), "none for class 9"),
+    "resize_side": (lambda: ALL.ResizeExplorer(IMAGE), "is 20; give 50 to 3000 pixels"),
+    "field_places": (lambda: ALL.FieldExplorer(places=0), "places is 0"),
+    "field_model": (lambda: ALL.FieldExplorer(7), "model is a int"),
+    "field_image": (lambda: ALL.FieldExplorer(image=np.zeros((2, 2, 7))), "has shape"),
     "log_file": (lambda: ALL.TrainingMonitor(mr.files("shapes.json")), "is a file"),
 }  # fmt: skip
 
@@ -488,4 +564,4 @@ def test_without_the_extra_it_says_what_to_install():
 def test_unknown_widget():
     with pytest.raises(AttributeError, match="NoSuchWidget"):
         mr.widgets.NoSuchWidget  # noqa: B018
-    assert dir(mr.widgets) == mr.widgets.__all__ and len(mr.widgets.__all__) == 10
+    assert dir(mr.widgets) == mr.widgets.__all__ and len(mr.widgets.__all__) == 12

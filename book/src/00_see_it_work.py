@@ -22,7 +22,7 @@
 # - name the stages between the photograph and the answer, and say in which chapter each is built;
 # - convert boxes from the network's pixels to the photograph's, and recognise three mistakes that leave a good network blind.
 #
-# You need nothing but Python and NumPy. The chapter runs in half a minute on a laptop, without a GPU or a network.
+# You need nothing but Python, NumPy and a first course of deep learning. The chapter runs in half a minute on a laptop, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.
@@ -63,7 +63,7 @@ def at_least(found, score):
     return mr.Detections(found.boxes[good], found.classes[good], found.scores[good], found.masks[good])
 
 
-fig, ax = plt.subplots(figsize=(4.6, 3.65), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 4.9), layout="constrained")
 sure = at_least(found, 0.5)
 mr.plots.instances(coins, sure, captions=[f"{s:.2f}" for s in sure.scores], ax=ax)
 plt.show()
@@ -99,7 +99,7 @@ shapes = mr.ShapesDataset(100, seed=1)
 images = [shapes.image(i) for i in range(len(shapes))]
 truth = [shapes.instances(i) for i in range(len(shapes))]
 results = model.detect(images, batch_size=10)
-fig, axes = plt.subplots(1, 3, figsize=(6.5, 2.3), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained")
 for ax, i in zip(axes, (74, 40, 86), strict=True):
     mr.plots.instances(images[i], at_least(results[i], 0.5), class_names=model.class_names, ax=ax)
 plt.show()
@@ -107,7 +107,7 @@ plt.show()
 # %% [markdown]
 # **Figure 0.2.** Three drawn pictures of the test set and what is found on them.
 #
-# Figure 0.2 is three pictures; to say how good the model is we count on all hundred. An object is **found** if a detection of its class, with a score of at least 0.5, overlaps its box by at least a half (chapter 05 says what that means); each detection may find one object, and those that find none are **false alarms**.
+# In Figure 0.2 the two triangles with a score of 0.65 are worth a look: of one little is to be seen, and the other is hidden by a triangle and a square. Three pictures say little; to say how good the model is we count on all hundred. An object is **found** if a detection of its class, with a score of at least 0.5, overlaps its box by at least a half (chapter 05 says what that means); each detection may find one object, and those that find none are **false alarms**.
 
 
 # %%
@@ -137,7 +137,7 @@ print(f"{hits} of {total} objects found, {false} false alarms")
 
 # %%
 photographs = [skimage.data.astronaut(), skimage.data.coffee()]  # by NASA and Rachel Michetti, public domain
-fig, axes = plt.subplots(1, 2, figsize=(4.8, 1.95), width_ratios=(2, 3), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(2, 3), layout="constrained")
 for ax, photograph, seen in zip(axes, photographs, model.detect(photographs), strict=True):
     mr.plots.instances(photograph, at_least(seen, 0.7), class_names=model.class_names, ax=ax)
 plt.show()
@@ -147,7 +147,7 @@ plt.show()
 #
 # In Figure 0.3 it answers in the only words it has. A cup seen from above is round, and the coffee in it as well, so two of the answers make sense. A forehead is no circle, and yet its score is 0.97: softmax must share all probability out among four classes, and nothing in training ever looked like a face. A score compares the classes that the network knows. It does not say "this is like nothing I have learnt".
 #
-# For people, cups and spoons one needs weights that were trained on COCO: 118,000 photographs, 80 classes. The library reads the published weights of Detectron2, torchvision and the seed (`maskrcnn-edu weights list`). They are between 170 and 260 MB and do not ship. If you have fetched some, with `maskrcnn-edu weights fetch torchvision-v1`, the next cell uses them; if not, it says so and goes on.
+# For people, cups and spoons one needs weights that were trained on COCO, a data set of 118,000 photographs with objects of 80 classes. The library reads the published weights of Detectron2 and torchvision, the two systems in use, and of matterport/Mask_RCNN, the teaching implementation from which this one took the idea; the book calls it *the seed*. `maskrcnn-edu weights list` names them. They are between 170 and 260 MB and do not ship. If you have fetched some, with `maskrcnn-edu weights fetch torchvision-v1`, the next cell uses them; if not, it says so and goes on.
 
 # %%
 published = ("detectron2-r50", "torchvision-v2", "torchvision-v1", "matterport-coco")
@@ -191,13 +191,13 @@ mr.plots.detection_stages(stages)
 #
 # Read Figure 0.4 as a funnel. It has two stages, which is what "R-CNN" of the later kind means.
 #
-# *First stage: is there something?* A convolutional network, the **backbone**, turns the picture into feature maps at several scales, the **pyramid** (chapter 03). Over every cell of every map lie boxes of fixed sizes and shapes, the **anchors** (chapter 04): 4032 of them. The **region proposal network** scores each anchor and says how it should be moved to fit what it sees: panels 1 to 3 (chapter 06). Neighbouring anchors find the same thing, so **non-maximum suppression** keeps the best of each heap: panel 4 (chapter 05). Sixty **proposals** are left: panel 5.
+# *First stage: is there something?* A convolutional network, the **backbone**, turns the picture into feature maps at several scales, the **pyramid** (chapter 03). Over every cell of every map lie boxes of fixed sizes and shapes, the **anchors** (chapter 04): 4032 of them. The **region proposal network** scores each anchor and says how it should be moved to fit what it sees: panels 1 to 3 (chapter 06). Neighbouring anchors find the same thing, so **non-maximum suppression** (NMS) keeps the best of each heap: panel 4 (chapter 05). Sixty **proposals** are left. The heads look at these, and what a head looks at is called a region of interest, **RoI**: panel 5.
 #
 # *Second stage: what is it?* From the feature maps the region of each proposal is cut out and resized to one size, by **RoIAlign** (chapter 07). The **heads** (chapter 08) look at each cut-out: the box head says how probable each class is and moves the box once more, panel 6; suppression within each class leaves the detections, panel 7; the mask head draws 28 x 28 cells in each box, which are pasted into the photograph (chapter 01), panel 8.
 #
 # So the expensive question is asked sixty times instead of 4032 times. The paper's loss is the sum of what the two stages get wrong (section 3): $L = L_{cls} + L_{box} + L_{mask}$ for the second, and two such terms for the first.
 #
-# If `stages` runs the same parts as `detect`, it must give the same result. It does, to the rounding of the compiler that `detect` uses.
+# If `stages` runs the same parts as `detect`, it must give the same result. A **check cell** compares such pairs in every chapter: `check` prints *exact* where all numbers are equal, *close* where they differ by rounding only, *DIFFERENT* otherwise, and the largest difference. Here it is the rounding of the compiler that `detect` uses.
 
 # %%
 direct, by_stages = model.detect([own])[0], stages.detections
@@ -211,6 +211,21 @@ print(f"pixels of another opinion in the masks: {np.count_nonzero(by_stages.mask
 
 # %%
 mr.widgets.DetectionExplorer(model, own)
+
+# %% [markdown]
+# The sixty proposals, the 0.05 and every other number of this network stand in its `Config`. Some of them, each with the chapter that explains it:
+
+# %% tags=["nbval-check-output"]
+for chapter, name in (
+    ("02", "image_max_size"),
+    ("03", "stage_channels"),
+    ("04", "anchor_sizes"),
+    ("05", "rpn_nms_threshold"),
+    ("06", "proposals"),
+    ("08", "detection_score_threshold"),
+    ("08", "detection_nms_threshold"),
+):
+    print(f"{chapter}  {name:<26} {getattr(model.config, name)}")
 
 # %% [markdown]
 # ## 4. The way in and the way back
@@ -276,7 +291,7 @@ for name, spoil in mistakes.items():
     print(f"{name:<18} {hits:>12}   {false:>12}")
 
 # %% [markdown]
-# Only the last one is loud. Colour and brightness say nothing about shapes, so this network has learnt to do without them, and the swap costs it nothing: a test on drawn shapes would never find that bug. Detectron2's published weights want blue first, torchvision's want red first, and there a swap costs AP without an error message. This is why a model here carries its own means and deviations in its `Config`, and photographs travel as bytes until they are inside it.
+# Only the last one is loud. Colour and brightness say nothing about shapes, so this network has learnt to do without them, and the swap costs it nothing: a test on drawn shapes would never find that bug. Detectron2's published weights want blue first, torchvision's want red first, and there a swap costs **AP** without an error message. AP is average precision, the field's measure of a detector, from 0 to 1. This is why a model here carries its own means and deviations in its `Config`, and photographs travel as bytes until they are inside it.
 #
 # ### Break it: another scale
 #

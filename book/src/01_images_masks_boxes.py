@@ -89,7 +89,7 @@ for polygons, colour in ((cup, "tab:cyan"), (spoon, "tab:orange")):
 plt.show()
 
 # %% [markdown]
-# **Figure 1.1.** A cup and a spoon as polygons, as pixels and as boxes.
+# **Figure 1.1.** A cup (blue) and a spoon (orange): as the points that were clicked, as pixels, and as boxes.
 #
 # Figure 1.1 has three forms of the same statement, and this chapter is about the ways between them. Polygons and run lengths are how masks lie in files. Boxes are computed from masks. And for the network each mask is cut out with its box and made small; what it answers is small as well and must be pasted back. At the end we go this way round once and measure how much of the spoon arrives.
 
@@ -173,6 +173,7 @@ def toolkit_mask(polygons, height, width):
 
 
 def mask_iou(a, b):
+    """Intersection over union: the pixels that both masks have, over those that one of them has."""
     return np.count_nonzero(a & b) / np.count_nonzero(a | b)
 
 
@@ -183,7 +184,7 @@ for name, polygons in (("cup", cup), ("spoon", spoon)):
     print(f"IoU {mask_iou(mine, theirs):.4f}")
 
 # %% [markdown]
-# The two agree but for some pixels at the edge. So the library leaves polygons to `pycocotools`: being a little different from the evaluation would cost a little AP, and nothing would be won.
+# **IoU**, intersection over union, is the field's measure of agreement: 1 for equal masks, 0 for masks that share no pixel. The two ways agree but for some pixels at the edge. So the library leaves polygons to `pycocotools`: being a little different from the evaluation would cost a little AP (average precision, by which detectors are compared), and nothing would be won.
 #
 # ### Break it: a pen with a width
 #
@@ -276,7 +277,7 @@ for side in (1, 4, 16, 64, 256):
     print(f"side {side:>3}: IoU of the boxes {float(mr.boxes.iou(wrong, right)[0, 0]):.3f}")
 
 # %% [markdown]
-# An object one pixel high or wide has no area at all, and a loss that takes the logarithm of its height is infinite. `torchvision.ops.masks_to_boxes` is defined in this way. Whoever trains torchvision's detector on its boxes can meet a box of height 0, which the model refuses.
+# An object one pixel high or wide has no area at all, and a loss that takes the logarithm of its height, as chapter 05's does, is infinite. `torchvision.ops.masks_to_boxes` is defined in this way. Whoever trains torchvision's detector on its boxes can meet a box of height 0, which the model refuses.
 
 # %% [markdown]
 # ## 4. Run lengths
@@ -598,7 +599,7 @@ for side in grids:
 # %% [markdown]
 # At 28 cells the compact cup keeps 0.99, the spoon with its thin neck 0.97. For a network that answers with the covered share this is the ceiling, and COCO's strictest threshold is an IoU of 0.95. The share is worth more than twice as many cells: 28 with it are better than 56 without, for each of the three. That is why ground truth travels at 56 cells with shares, and is only cut at one half when it is seen through an RoI (chapter 08).
 #
-# Move the threshold and the box below. Look for two things: how little the threshold matters for the compact bowl and how much for the neck; and how much IoU one pixel of error in the box costs.
+# Move the threshold and the box below. Look for two things: how little the threshold matters for the spoon's compact bowl and how much for its neck; and how much IoU one pixel of error in the box costs.
 
 # %%
 mr.widgets.MaskExplorer(

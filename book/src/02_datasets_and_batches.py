@@ -18,7 +18,7 @@
 #
 # After this chapter you can
 #
-# - resize and pad pictures by the rules of the three published families, and take boxes along;
+# - resize and pad pictures by the rules of the three systems whose weights are published, Detectron2, torchvision and the seed, and take boxes along;
 # - write a Dataset for pictures of your own, and read and write COCO's files;
 # - augment pictures so that every epoch differs and every run is the same.
 #
@@ -35,21 +35,17 @@ if importlib.util.find_spec("maskrcnn_edu") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", address], check=True)
 
 # %%
-import base64
-import io
 import json
 import math
 import tempfile
 from pathlib import Path
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import skimage.data
 import skimage.filters
 import skimage.measure
 import skimage.segmentation
-from matplotlib.figure import Figure
 from PIL import Image
 
 import maskrcnn_edu as mr
@@ -59,13 +55,13 @@ from maskrcnn_edu.datasets import augmentation, transforms
 rng = np.random.default_rng(0)
 
 # %% [markdown]
-# Three photographs, three sizes. Figure 2.1 shows them as they are, and as the network gets them.
+# Three photographs, three sizes. Figure 2.1 shows them as they are, and as the network gets them. `Config.small()` holds the numbers of a small network, for pictures of at most 320 pixels.
 
 # %%
 photographs = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
 small = mr.Config.small()
 
-fig, axes = plt.subplots(2, 3, figsize=(3.9, 2.8), layout="constrained")
+fig, axes = plt.subplots(2, 3, figsize=(6.6, 4.7), layout="constrained")
 for (above, below), photograph in zip(axes.T, photographs, strict=True):
     height, width = transforms.network_size(*photograph.shape[:2], small)
     canvas = transforms.pad(transforms.to_network_size(photograph, small), small.canvas_size, small.canvas_size)
@@ -75,7 +71,7 @@ for (above, below), photograph in zip(axes.T, photographs, strict=True):
     below.set_title(f"{height} x {width} on {small.canvas_size} x {small.canvas_size}")
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
-    ax.title.set_fontsize(7)
+    ax.title.set_fontsize(10)
 plt.show()
 
 # %% [markdown]
@@ -90,7 +86,7 @@ plt.show()
 #
 # $$\text{scale} = \min\Big(\frac{\text{min\_size}}{\min(H, W)},\ \frac{\text{max\_size}}{\max(H, W)}\Big)$$
 #
-# The three families agree on this and differ in details that decide whether published weights give their published numbers. Detectron2 rounds to the nearest pixel, torchvision rounds down. The seed never makes an image smaller for the short side's sake.
+# The three systems, with the weights that were trained by them, are three **families**. They agree on this and differ in details that decide whether published weights give their published numbers. Detectron2 rounds to the nearest pixel, torchvision rounds down. The seed never makes an image smaller for the short side's sake.
 
 
 # %%
@@ -129,61 +125,15 @@ for mine in (resized_size, floor_resized_size, matterport_size):
     check(mine.__name__, [mine(h, w, 800, 1333) for h, w in sizes], [theirs(h, w, 800, 1333) for h, w in sizes])
 
 # %% [markdown]
-# Move the sliders of Figure 2.2: a photograph of any shape under the three rules, at their published numbers. Look for three things. When does the long side take over? What does the seed do with a photograph of 1000 x 1024? And how much of a canvas is black for a panorama?
-
+# Figure 2.2 has a photograph of any shape under the three rules, at their published numbers; 800 is the short side for all, and 1333 the most for the long one, with the seed 1024. Move the sliders and look for three things. At which width does the long side take over? What does the seed do with a photograph of 1000 x 1024? And how much of each canvas is black for a panorama, alone and in one batch with an upright photograph?
 
 # %%
-class ResizeExplorer(ipywidgets.VBox):
-    """Height and width of a photograph to choose, and what each family's network gets."""
-
-    RULES = {
-        "Detectron2": (resized_size, 1333, 32, False),
-        "torchvision": (floor_resized_size, 1333, 32, False),
-        "the seed": (matterport_size, 1024, 64, True),
-    }
-
-    def __init__(self, photograph):
-        self.photograph = Image.fromarray(photograph)
-        self.height_slider = ipywidgets.IntSlider(480, 100, 2000, 20, description="height")
-        self.width_slider = ipywidgets.IntSlider(640, 100, 2000, 20, description="width")
-        self.still = ipywidgets.Image(format="png", width=540)
-        super().__init__([self.height_slider, self.width_slider, self.still])
-        for slider in (self.height_slider, self.width_slider):
-            slider.observe(self.draw, "value")
-        self.draw()
-
-    def draw(self, change=None):
-        given = self.height_slider.value, self.width_slider.value
-        figure = Figure((9, 3.4), dpi=60, layout="constrained")
-        for ax, (name, (rule, longest, multiple, square)) in zip(
-            figure.subplots(1, 3), self.RULES.items(), strict=True
-        ):
-            height, width = rule(*given, 800, longest)
-            canvas = (longest, longest) if square else [-(-side // multiple) * multiple for side in (height, width)]
-            top, left = ((canvas[0] - height) // 2, (canvas[1] - width) // 2) if square else (0, 0)
-            ax.imshow(self.photograph, extent=(left, left + width, top + height, top), aspect="auto")
-            ax.set(xlim=(0, canvas[1]), ylim=(canvas[0], 0), aspect="equal", facecolor="black")
-            black = 1 - height * width / math.prod(canvas)
-            ax.set_title(f"{name}: {height} x {width}\non {canvas[0]} x {canvas[1]}, {black:.1%} black", fontsize=10)
-        written = io.BytesIO()
-        figure.savefig(written, format="png")
-        self.still.value = written.getvalue()
-
-    def __repr__(self):
-        return f"ResizeExplorer: {self.height_slider.value} x {self.width_slider.value}"
-
-    def _repr_mimebundle_(self, **kwargs):
-        """The live view, and a picture for pages without Python."""
-        still = base64.b64encode(self.still.value).decode("ascii")
-        return {**super()._repr_mimebundle_(**kwargs), "image/png": still, "text/plain": repr(self)}
-
-
-ResizeExplorer(skimage.data.coffee())
+mr.widgets.ResizeExplorer(photographs[1][::2, ::2], size=(480, 640))
 
 # %% [markdown]
-# **Figure 2.2.** The widget at its start: a photograph of 480 x 640 as each family's network gets it, alone in its batch. The seed puts it in the middle of a square.
+# **Figure 2.2.** A photograph of 480 x 640 as each family's network gets it; all three canvases in one scale. The seed puts it in the middle of a square. The rows "Boxes" are the factors of section 3.
 #
-# This widget draws in Python, so it needs a running notebook. Those of the other chapters, such as `mr.widgets.AnchorExplorer`, also answer on the book's pages.
+# From a width of 800 on, with a height of 480, the long side decides: $800/480$ times 800 is 1333. The seed leaves 1000 x 1024 as it is, since nothing has to be enlarged. And a batch has one canvas: a panorama of 480 x 1280 is 3% black to Detectron2 alone, and 54% beside the upright photograph. So a loader does well to put photographs of like shape together (exercise 2).
 
 # %% [markdown]
 # ## 2. New pixels from old
@@ -228,7 +178,7 @@ for height, width in ((7, 90), (200, 33), (1, 1)):
 y, x = np.mgrid[:600, :600]
 rings = np.uint8(127.5 + 127.5 * np.cos((y**2 + x**2) / 700))[..., None].repeat(3, axis=2)
 plain, smooth = resize_plain(rings, 120, 120), transforms.resize(rings, 120, 120)
-fig, axes = plt.subplots(1, 3, figsize=(4.8, 1.9), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.1), layout="constrained")
 for ax, (name, shown) in zip(
     axes,
     (("600 x 600: a corner", rings[480:, 480:]), ("120 x 120, plain", plain), ("120 x 120, antialias", smooth)),
@@ -326,7 +276,7 @@ for i in range(len(coins)):
     print(f"image {i}: {coins.image(i).shape[0]} x {coins.image(i).shape[1]}, {len(found.boxes)} coins")
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(6.6, 2.4), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
 for i, ax in enumerate(axes):
     found = coins.instances(i)
     mr.plots.instances(coins.image(i), boxes=found.boxes, masks=found.masks, captions=[""] * len(found.boxes), ax=ax)
@@ -370,7 +320,7 @@ for i in range(2):
 #
 # ## 5. Augmentation
 #
-# A flipped photograph of a cat is a photograph of a cat. Mask R-CNN's recipe uses only this flip and, later, several short sides; newer ones crop, paste and change colours. What counts here is that boxes and masks move along. A pixel's left edge $x$ goes to $W - x$, so the box's right edge becomes its left:
+# A flipped photograph of a cat is a photograph of a cat. Detectron2 trains Mask R-CNN with this flip and with short sides that change from picture to picture; newer recipes crop, paste and change colours. What counts here is that boxes and masks move along. A pixel's left edge $x$ goes to $W - x$, so the box's right edge becomes its left:
 #
 # $$x_1' = W - x_2 \qquad x_2' = W - x_1$$
 #
@@ -467,7 +417,7 @@ check("its boxes", third["boxes"], continued["boxes"])
 # Four of the batch's eight pictures are in Figure 2.6. `image_size` tells the network which part is image: what is beyond is 0 after normalising, and proposals are cut off there.
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(5.4, 1.6), layout="constrained")
+fig, axes = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained")
 for ax, image, boxes, classes in zip(axes, batch["image"], batch["boxes"], batch["classes"], strict=False):
     real = classes != 0
     mr.plots.instances(image, boxes=boxes[real], classes=classes[real], captions=[""] * int(real.sum()), ax=ax)
@@ -494,12 +444,12 @@ places = np.reshape([np.random.default_rng([0, i]).random() < 0.5 for i in range
 print(f"numbers from the place in the row: {np.isin(places, (0, 10)).sum()} of 64")
 
 # %% [markdown]
-# Nothing fails, the loss falls, and only a quarter of the augmentation is there. The second mistake is its sibling: a generator for each image, but the same one in every epoch. Then an image is flipped always or never, and the augmentation is worth nothing. Keras' `fit` repeats a dataset of fixed length in just this way; so the library's loader has no end, and `fit` is told `steps_per_epoch`.
+# Nothing fails, the loss falls, and only a quarter of the augmentation is there. Of the projects on GitHub that drew NumPy's random numbers in PyTorch's worker processes more than 95% did this (Pärnamaa, 2021); PyTorch has since given each worker a seed of its own. The second mistake is its sibling: a generator for each image, but the same one in every epoch. Then an image is flipped always or never, and the augmentation is worth nothing. Keras' `fit` repeats a dataset of fixed length in just this way; so the library's loader has no end, and `fit` is told `steps_per_epoch`.
 
 # %% [markdown]
 # > **How the others do it**
 # >
-# > *Detectron2.* Short side 800, long side at most 1333, Pillow's antialiased bilinear on uint8, sizes rounded to the nearest pixel. Padded right and below to a multiple of 32 within the batch. Training draws the short side from 640, 672, ..., 800. Channels in the order BGR.
+# > *Detectron2.* Short side 800, long side at most 1333, Pillow's antialiased bilinear on uint8, sizes rounded to the nearest pixel. Padded right and below to a multiple of 32 within the batch; a training batch has upright photographs only, or none (`AspectRatioGroupedDataset`). Training draws the short side from 640, 672, ..., 800. Channels in the order BGR.
 # >
 # > *torchvision.* The same sides, rounded down; bilinear without antialiasing on floats that are normalised already. Normalisation comes first, so the padding is 0 in the normalised image: the mean colour.
 # >
@@ -546,7 +496,7 @@ print(f"numbers from the place in the row: {np.isin(places, (0, 10)).sum()} of 6
 # print(f"{1 - real / (3 * 1344**2):.0%} of the largest canvas, {1 - real / (3 * tight):.0%} of the batch's own")
 # ```
 #
-# 57% and 34%. Detectron2 and torchvision put photographs of like shape into a batch and save most of the second number.
+# 57% and 34%. Detectron2 fills a batch with upright photographs only or with the others only, and torchvision's training script sorts by ratio into more groups. Both save most of the second number.
 #
 # </details>
 #
@@ -632,4 +582,5 @@ print(f"numbers from the place in the row: {np.isin(places, (0, 10)).sum()} of 6
 # - T.-Y. Lin et al.: *Microsoft COCO: Common Objects in Context*, ECCV 2014. [arXiv:1405.0312](https://arxiv.org/abs/1405.0312)
 # - T.-Y. Lin, P. Dollár, R. Girshick, K. He, B. Hariharan, S. Belongie: *Feature Pyramid Networks for Object Detection*, CVPR 2017. Section 5.1. [arXiv:1612.03144](https://arxiv.org/abs/1612.03144)
 # - G. Ghiasi et al.: *Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation*, CVPR 2021. [arXiv:2012.07177](https://arxiv.org/abs/2012.07177)
+# - T. Pärnamaa: [*Using PyTorch + NumPy? You're making a mistake*](https://tanelp.github.io/posts/a-bug-that-plagues-thousands-of-open-source-ml-projects/), 2021. The copied generator, found in thousands of projects.
 # - R. Zhang: *Making Convolutional Networks Shift-Invariant Again*, ICML 2019. On sampling without antialiasing, inside the network. [arXiv:1904.11486](https://arxiv.org/abs/1904.11486)

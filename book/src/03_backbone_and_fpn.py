@@ -35,19 +35,15 @@ if importlib.util.find_spec("maskrcnn_edu") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", address], check=True)
 
 # %%
-import base64
 import dataclasses
-import io
 import math
 
-import ipywidgets
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import skimage.data
 import tensorflow as tf
 from keras import layers
-from matplotlib.figure import Figure
 
 import maskrcnn_edu as mr
 from maskrcnn_edu.book import check
@@ -91,7 +87,7 @@ plt.show()
 # %% [markdown]
 # **Figure 3.1.** A picture and one channel of each level of the feature pyramid. A cell of $P_2$ stands for 4 x 4 pixels, one of $P_4$ for 16 x 16.
 #
-# Each map in Figure 3.1 has 48 such channels, and everything that follows in Mask R-CNN reads only these maps. The photograph itself is not looked at again. So two things must be in them: what is there, and where. A deep layer knows more about the first, a shallow one about the second. The **backbone** makes both kinds of layers, and the **feature pyramid** combines them.
+# Each level in Figure 3.1 has 48 such channels, and everything that follows in Mask R-CNN reads only these maps. The photograph itself is not looked at again. So two things must be in them: what is there, and where. A deep layer knows more about the first, a shallow one about the second. The **backbone** makes both kinds of layers, and the **feature pyramid** combines them.
 
 # %% [markdown]
 # ## 1. A convolution that stays in place
@@ -117,7 +113,7 @@ print('padding="same":     ', np.asarray(same).ravel())
 #
 # $$y = \gamma\,\frac{x - \mu}{\sqrt{v + \epsilon}} + \beta$$
 #
-# During training $\mu$ and $v$ come from the batch. A detector's batch is one or two large images on each device: too few to estimate anything. So Mask R-CNN starts from a network trained on ImageNet and keeps that network's $\mu$, $v$, $\gamma$ and $\beta$ as constants (section 3.1 of the paper). This is a **frozen norm**: one multiplication and one addition.
+# During training $\mu$ and $v$ come from the batch. A detector's batch is one or two large images on each device: too few to estimate anything. So Mask R-CNN starts from a network trained on ImageNet and keeps that network's $\mu$, $v$, $\gamma$ and $\beta$ as constants (He et al., 2016, appendix A, who say that it also saves memory). This is a **frozen norm**: one multiplication and one addition.
 
 
 # %%
@@ -181,7 +177,7 @@ def conv(x, channels, kernel, name, norm_kind="none", epsilon=1e-5, stride=1, ac
 
 
 # %% [markdown]
-# The library's `conv` takes its own subclass of `Conv2D`, which is faster with JAX on a CPU, and its `norm` knows `sync` as well, a batch norm over all devices. Otherwise these are its lines. A norm has a shift of its own, so the convolution before it needs no bias.
+# Left out here: the library's `conv` takes its own subclass of `Conv2D`, which is faster with JAX on a CPU; its `norm` knows `sync` as well, a batch norm over all devices; and its `FrozenNorm` can be folded into the kernel of the convolution before it when detection is compiled. Otherwise these are its lines. A norm has a shift of its own, so the convolution before it needs no bias.
 #
 # To compare two pieces of network we give both the same random weights.
 
@@ -378,7 +374,8 @@ for k, (ax, (name, weight)) in enumerate(zip(axes, measured.items(), strict=True
     ax.add_patch(plt.Rectangle((64 - side / 2, 64 - side / 2), side, side, fill=False, color="white", linewidth=1.5))
     most = side_of_share(weight)
     ax.add_patch(plt.Rectangle((64 - most / 2, 64 - most / 2), most, most, fill=False, color="cyan", linestyle="--"))
-    ax.set(title=f"{name}: field {side}, nine tenths in {most}", xlabel="x, pixels")
+    ax.set(xlabel="x, pixels")
+    ax.set_title(f"{name}: field {side}, nine tenths in {most}", fontsize=10)
 axes[0].set_ylabel("y, pixels")
 plt.show()
 
@@ -442,12 +439,12 @@ def found(detections, least=0.5):
 
 
 def displacement(detections):
-    """Median of how much lower and further right a detection's centre lies than its object's, where IoU >= 0.3."""
+    """Median of how much lower and further right a detection's centre lies than its object's, where IoU >= 0.3: (2,)."""
     moves = [np.zeros((0, 2))]
     for one, own in zip(detections, truth, strict=True):
         which, what = np.nonzero(np.asarray(mr.boxes.iou(own.boxes, one.boxes)) >= 0.3)
         moves.append((one.boxes[what, :2] + one.boxes[what, 2:] - own.boxes[which, :2] - own.boxes[which, 2:]) / 2)
-    return np.median(np.concatenate(moves), axis=0)
+    return np.median(np.concatenate(moves), axis=0).round(1) + 0.0  # no -0.0
 
 
 # %%
@@ -473,7 +470,7 @@ for name, detections in (("explicit padding", right_found), ('padding="same"', m
     print(f"{name:<16} {found(detections)[0]:>12} {found(detections, 0.75)[0]:>13}   {down:.1f} and {right:.1f} pixels")
 
 # %% [markdown]
-# Two features per cell were right and in the wrong place. The boxes lie 5 pixels too high and too far left: all that a layer of 16 pixels saw has moved by 15, and the three levels moved by different amounts. At an IoU of 0.5 two thirds of the objects still count as found; at 0.75 not one. A test that only asks whether something was found would blame the training. Networks that are trained with "same" learn to live with it; it breaks where weights come from elsewhere.
+# Every feature is still computed, but in the wrong place. The boxes lie 5 pixels too high and too far left: all that a layer of 16 pixels saw has moved by 15, and the three levels moved by different amounts. At an **IoU** of 0.5, when the two boxes share half of what they cover together (chapter 05), two thirds of the objects still count as found; at 0.75 not one. A test that only asks whether something was found would blame the training. Networks that are trained with "same" learn to live with it; it breaks where weights come from elsewhere.
 #
 # ### Break it: statistics of the batch
 #
@@ -606,62 +603,15 @@ mr.plots.activations(model, image, "fpn_output4", channels=8)
 #
 # ### What changes on the way down
 #
-# A cell of $P_2$ can see as far as $\mathbf{C}_4$, since $\mathbf{M}_4$ was added into it. Move the sliders of Figure 3.6: choose a layer, then a cell, and see which pixels it answers to. Look for two things. How does what is visible grow from `C2` to `C4`? And how does `P2` differ from `C2`, although a cell has 4 x 4 pixels in both?
-#
-# The widgets of the other chapters, `mr.widgets.AnchorExplorer` and so on, also answer on the book's pages. This one asks the network at every move, so it needs a notebook that is running.
-
+# A cell of $P_2$ can see as far as $\mathbf{C}_4$, since $\mathbf{M}_4$ was added into it. Figure 3.6 shows what a cell of $\mathbf{C}_k$ answers to, and beside it the cell of $P_k$ at the same place. Point at another place, then choose another level. Look for three things. At which places does the cell of $\mathbf{C}_2$ see nothing but background, and what does that of $P_2$ see there? How much of its field does a cell use? And how much of the field of $\mathbf{C}_4$ lies beyond the picture, where only zeros are?
 
 # %%
-class FieldExplorer(ipywidgets.VBox):
-    """A layer and a cell to choose, and the pixels that the cell answers to, over the picture."""
-
-    def __init__(self, backbone, image):
-        names = {f"C{k}": f"res{k}_0_relu" for k in (2, 3, 4)} | {f"P{k}": f"fpn_output{k}" for k in (2, 3, 4)}
-        self.networks = {
-            name: keras.Model(backbone.inputs, backbone.get_layer(layer).output) for name, layer in names.items()
-        }
-        self.shown, self.given = image, as_input([image])
-        self.layer_name = ipywidgets.SelectionSlider(options=list(names), value="P2", description="layer")
-        self.y = ipywidgets.IntSlider(64, 0, 127, 4, description="y, pixels")
-        self.x = ipywidgets.IntSlider(64, 0, 127, 4, description="x, pixels")
-        self.still = ipywidgets.Image(format="png", width=720)
-        super().__init__([self.layer_name, self.y, self.x, self.still])
-        for slider in (self.layer_name, self.y, self.x):
-            slider.observe(self.draw, "value")
-        self.draw()
-
-    def draw(self, change=None):
-        name = self.layer_name.value
-        stride = 2 ** int(name[1])
-        row, column = self.y.value // stride, self.x.value // stride
-        weight = influence(self.networks[name], self.given, row, column)
-        figure = Figure((9, 3.6), dpi=80, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.imshow(self.shown)
-        left.add_patch(
-            plt.Rectangle((column * stride - 0.5, row * stride - 0.5), stride, stride, fill=False, color="red")
-        )
-        left.set_title(f"{name}, cell ({row}, {column}) of {stride} x {stride} pixels")
-        strength = np.sqrt(weight / max(weight.max(), 1e-9))[..., None]
-        right.imshow(np.uint8(self.shown * strength + 255 * (1 - strength)))
-        right.set_title(f"what it answers to: {np.mean(weight > 0.01 * weight.max()):.0%} of the pixels")
-        written = io.BytesIO()
-        figure.savefig(written, format="png")
-        self.still.value = written.getvalue()
-
-    def __repr__(self):
-        return f"FieldExplorer: {self.layer_name.value}, y {self.y.value}, x {self.x.value}"
-
-    def _repr_mimebundle_(self, **kwargs):
-        """The live view, and a picture for pages without Python."""
-        still = base64.b64encode(self.still.value).decode("ascii")
-        return {**super()._repr_mimebundle_(**kwargs), "image/png": still, "text/plain": repr(self)}
-
-
-FieldExplorer(model.backbone, image)
+mr.widgets.FieldExplorer(model, image)
 
 # %% [markdown]
-# **Figure 3.6.** The widget at its start: the cell of $P_2$ in the middle (red) and what it answers to, the stronger the more colour.
+# **Figure 3.6.** The pixels that a cell (orange) answers to in the picture of Figure 3.1, the stronger the more colour: left $\mathbf{C}_2$, right $P_2$. Blue: all that can reach it. The influence's cube root is shown, so that faint parts can be seen.
+#
+# Over all hundred pictures, for the cell in the middle:
 
 # %% tags=["nbval-check-output"]
 for name, layer in (("C2", "res2_0_relu"), ("P2", "fpn_output2")):
@@ -803,7 +753,7 @@ for name, layer in (("C2", "res2_0_relu"), ("P2", "fpn_output2")):
 #
 # A backbone is a row of convolutions whose maps get coarser and see more: in ResNet-50 from 35 to 483 pixels. Kernels and strides alone say how far a cell can see, and zeros on both sides keep every level centred on the same pixels. What a cell does see is concentrated in the middle of that. Norms of a pretrained network stay as they are, because a detector's batch is too small to estimate them again. The pyramid adds what coarse levels know into fine ones, so that small objects are recognised with context, and large ones cheaply.
 #
-# **Read now:** [`maskrcnn_edu/backbone.py`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/backbone.py). You have written all of it but the norm over several devices and the seed's max-pooling.
+# **Read now:** [`maskrcnn_edu/backbone.py`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/backbone.py). You have written all of it but the norm over several devices, the folding of frozen norms and the seed's max-pooling.
 #
 # **Next:** chapter 04 puts boxes on the cells of these levels: anchors.
 #

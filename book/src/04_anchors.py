@@ -49,7 +49,7 @@ keras.utils.set_random_seed(0)
 rng = np.random.default_rng(0)
 
 # %% [markdown]
-# The library ships a small detector that was trained on drawn circles, squares and triangles. Its first half, the region proposal network (RPN), looks at each cell of each pyramid level and says how sure it is that an object is there. We ask it about a hundred pictures it has never seen, keep the answers for later, and look at those for one picture.
+# The library ships a small detector that was trained on drawn circles, squares and triangles. Its first half, the region proposal network (RPN), looks at each cell of each pyramid level and gives a score from 0 to 1 that an object is there, its **objectness**. We ask it about a hundred pictures it has never seen, keep the answers for later, and look at those for one picture. (`logits` are the scores before the sigmoid; `deltas` say how to correct a box, which is chapter 05.)
 
 # %%
 model = keras.saving.load_model(mr.files("shapes.keras"))
@@ -74,7 +74,7 @@ fig.colorbar(drawn, ax=axes[1:], shrink=0.8, label="objectness")
 plt.show()
 
 # %% [markdown]
-# **Figure 4.1.** A picture, and where the RPN sees an object on the levels P2, P3 and P4. The small square lights up on P2 and P3, the two large shapes on P4, each around its middle.
+# **Figure 4.1.** A picture, and where the RPN sees an object on the levels P2, P3 and P4. The small square lights up on P2 and P3, the two large shapes on P4, the triangle a little on P3, too; each around its middle.
 #
 # In Figure 4.1 a cell does not say "object" about nothing in particular. It answers a fixed question: is there an object that roughly fills *this* box? The boxes in the questions are the **anchors**. They are laid out once, before training, from four numbers: stride, size, ratio and the size of the picture. No anchor is ever learnt. This chapter lays them out, and measures what they can and cannot reach.
 
@@ -146,7 +146,7 @@ def level_anchors(grid, stride, size, ratios):
 # %% tags=["nbval-check-output"]
 print(level_anchors((2, 3), 4, 8, [1])[4])
 answers = np.arange(2 * 3 * 3).reshape(2, 3, 3)  # stands for the head's output (H, W, A), numbered
-print(answers[1, 1, 2], level_anchors((2, 3), 4, 8, [0.5, 1, 2])[14])
+print(answers[1, 1, 2], level_anchors((2, 3), 4, 8, [0.5, 1, 2])[14].round(1))
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.5), layout="constrained")
@@ -215,7 +215,7 @@ mr.plots.anchors(skimage.data.coffee(), coco, ax=ax)
 plt.show()
 
 # %% [markdown]
-# **Figure 4.4.** The anchors of one cell of each level on a photograph of 800 x 1200 pixels as the network sees it, padded to 1216: the black strip. Each level's three anchors are twice as large as those of the level before. At the picture's edge anchors reach over it; the library keeps them, as FPN does (section 5.1.1).
+# **Figure 4.4.** The anchors of one cell of each level on a photograph of 800 x 1200 pixels as the network sees it, padded to 1216: the black strip. Each level's three anchors are twice as large as those of the level before. At the picture's edge anchors reach over it; the library keeps them, as FPN does (section 5.1).
 
 # %% [markdown]
 # ## 4. What the anchors can reach

@@ -10,12 +10,14 @@ from maskrcnn_edu.errors import InputError
 _HOME = {
     "AnchorExplorer": "anchor_explorer",
     "DetectionExplorer": "detection_explorer",
+    "FieldExplorer": "field_explorer",
     "IoUPlayground": "iou_playground",
     "MaskExplorer": "mask_explorer",
     "MatchingExplorer": "matching_explorer",
     "NMSStepper": "nms_stepper",
     "PrecisionRecallExplorer": "precision_recall_explorer",
     "ProposalExplorer": "proposal_explorer",
+    "ResizeExplorer": "resize_explorer",
     "RoIAlignExplorer": "roi_align_explorer",
     "TrainingMonitor": "training_monitor",
 }

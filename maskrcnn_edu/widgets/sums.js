@@ -210,6 +210,25 @@ function matchDetections(detections, objects, threshold) {
   return matched;
 }
 
+// To what height and width a family's network resizes a photograph: see maskrcnn_edu/datasets/transforms.py.
+function networkSize(rule, height, width, minSize, maxSize) {
+  const [short, long] = [Math.min(height, width), Math.max(height, width)];
+  const even = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // as Python rounds a half
+  if (rule === "matterport") {
+    let scale = Math.max(1, minSize / short);
+    if (even(long * scale) > maxSize) scale = maxSize / long;
+    return [height, width].map((side) => Math.max(1, even(side * scale)));
+  }
+  if (rule === "torchvision") {
+    const scale = Math.min(minSize / short, maxSize / long);
+    return [height, width].map((side) => Math.max(1, Math.floor(side * scale)));
+  }
+  const scale = minSize / short;
+  const sides = height < width ? [minSize, scale * width] : [scale * height, minSize];
+  const shrink = Math.min(1, maxSize / Math.max(...sides));
+  return sides.map((side) => Math.max(1, Math.floor(side * shrink + 0.5)));
+}
+
 // Precision and recall after each detection of one class, best first, and COCO's average precision: the mean, over the
 // recalls 0, .01, ... 1, of the best precision at that recall or above. -1 without objects.
 function precisionRecall(scores, hits, total) {

@@ -103,7 +103,9 @@ def lab(browser, server):
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
     page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function("document.querySelectorAll('.mrw').length === 10", timeout=120_000)
+    from maskrcnn_edu.widgets import __all__ as names
+
+    page.wait_for_function(f"document.querySelectorAll('.mrw').length === {len(names)}", timeout=120_000)
     yield page
     page.close()
 

@@ -20,6 +20,10 @@ WIDGETS = mr.widgets.__all__
 MOVES = {
     "AnchorExplorer": ("box", "ArrowRight", {"Best IoU": "w.best_iou", "Positive": "w.positives"}),
     "DetectionExplorer": ("mask_threshold", "ArrowRight", {"Detections": "len(w.detections)"}),
+    "FieldExplorer": (
+        "place", "ArrowRight",
+        {"C2 can see": "w.fields[0][2] - w.fields[0][0]", "P2 does see": "w.sides[1]", "Cell": "w.cell[0]"},
+    ),
     "IoUPlayground": ("box_a", "ArrowRight", {"IoU": "w.iou", "GIoU": "w.giou", "dx": "w.deltas[1]"}),
     "MaskExplorer": ("box", "ArrowRight", {"Pixels": "w.pasted.sum()", "IoU with the true mask": "w.iou"}),
     "MatchingExplorer": (
@@ -32,6 +36,9 @@ MOVES = {
         {"AP": "w.average_precision", "Precision": "w.precision", "Recall": "w.recall"},
     ),
     "ProposalExplorer": ("top_k", "ArrowLeft", {"Proposals": "len(w.proposals)", "Recall": "w.recall"}),
+    "ResizeExplorer": (
+        "height", "PageUp", {"Detectron2": "w.sizes['Detectron2'][0]", "The seed": "w.sizes['The seed'][0]"},
+    ),
     "RoIAlignExplorer": (
         "roi", "ArrowRight",
         {"RoIAlign": "w.align_output[tuple(w.bin)]", "RoIPool": "w.pool_output[tuple(w.bin)]"},
@@ -239,7 +246,7 @@ def page_without_kernel(browser, folder, tmp_path_factory):
 
     page.route("**/*", answer)
     page.goto(f"file://{folder}/widgets.html")
-    page.wait_for_function("document.querySelectorAll('.mrw').length === 10", timeout=60_000)
+    page.wait_for_function(f"document.querySelectorAll('.mrw').length === {len(WIDGETS)}", timeout=60_000)
     yield page
     page.close()
 
