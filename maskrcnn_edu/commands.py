@@ -91,6 +91,9 @@ def detect(options):
 
     model = cli_model.open_model(cli_model.path_of(options), options.precision)
     out = _folder(options.out)
+    print(
+        "The first photograph of each size takes some seconds longer, while the model is compiled for it.", flush=True
+    )
     entries = []
     for path, image, image_id, picture in zip(
         options.images, images, _image_ids(options.images), _picture_names(options.images), strict=True

@@ -269,7 +269,8 @@ class MaskRCNN(keras.Model):
         images: a list of arrays, or one array (B, H, W, C). Each is (H, W) or (H, W, 1) grey, or (H, W, 3) colour (a
         fourth channel, alpha, is dropped; where Config.image_channels is 1, colour becomes grey; other numbers of
         channels must be given as they are), of any size, uint8 0..255 or float (0..1 if nothing is above 1, else
-        0..255). They are resized to config.image_min_size, grouped by padded size and run `batch_size` at a time.
+        0..255). They are resized to config.image_min_size, grouped by padded size and run `batch_size` at a time. The
+        first of each padded size takes some seconds longer, while the network is compiled for it.
 
         Returns a list with a `Detections` for each image. Raises InputError for what is no image, with its position.
         """
