@@ -1,5 +1,6 @@
 """The static site: sphinx-build -W book book/_build/site. Committed outputs, and nothing loaded from elsewhere."""
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -68,31 +69,41 @@ def modules():
 
 
 def chapters_of_module():
-    """module -> [(source name, title)] of the chapters whose header names it."""
+    """module -> what its page says of the chapters that build some of it, and of those that only show or use it."""
     found = {}
     for source in build.chapters():
-        about = build.about(source)
-        for name in about["library"]:
-            title = f"{source.stem[:2]} {about['title']}"
-            found.setdefault(f"maskrcnn_edu.{name}", []).append((source.stem, title))
-    return found
+        about, text = build.about(source), source.read_text(encoding="utf-8")
+        link = f"[{source.stem[:2]} {about['title']}](../notebooks/{source.stem}.ipynb)"
+        for name in sorted({*about["library"], *map(module_of, FILE.findall(text))}):
+            files = [path for path in build.module_files(name) if path.suffix == ".py"]
+            theirs = set().union(*(names(path.read_text(encoding="utf-8")) for path in files))
+            how = "Built" if names(text) & theirs else "Shown"
+            found.setdefault(f"maskrcnn_edu.{name}", {"Built": [], "Shown": []})[how].append(link)
+    return {
+        name: " ".join(f"{how} in {', '.join(links)}." for how, links in chapters.items() if links)
+        for name, chapters in found.items()
+    }
+
+
+def names(code):
+    """The public functions and classes that Python code defines, a chapter's or a module's."""
+    defined = (node.name for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+    return {name for name in defined if not name.startswith("_")}
 
 
 def write_library_pages(app):
-    """A page for each module, from its docstrings, with the chapters that build it; and their list."""
+    """A page for each module, from its docstrings, with the chapters that build or show it; and their list."""
     folder = BOOK / "library"
     folder.mkdir(exist_ok=True)
-    built, rows, wanted = chapters_of_module(), [], {"index.md"}
+    chapters, rows, wanted = chapters_of_module(), [], {"index.md"}
     for name in modules():
-        chapters = built.get(name) or built.get(name.rpartition(".")[0], [])
-        links = ", ".join(f"[{title}](../notebooks/{stem}.ipynb)" for stem, title in chapters)
-        intro = f"Built in {links}.\n\n" if links else ""
-        page = f"# {name.removeprefix('maskrcnn_edu.')}\n\n{intro}```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+        where = chapters.get(name) or chapters.get(name.rpartition(".")[0], "")
+        page = f"# {name.removeprefix('maskrcnn_edu.')}\n\n{where}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
         _write(folder / f"{name}.md", page)
         wanted.add(f"{name}.md")
         first = (importlib.import_module(name).__doc__ or "").strip().split("\n")[0]
-        rows.append(f"| [{name.removeprefix('maskrcnn_edu.')}]({name}.md) | {first} | {links} |")
-    table = "\n".join(["| module | what it holds | chapter |", "|---|---|---|", *rows])
+        rows.append(f"| [{name.removeprefix('maskrcnn_edu.')}]({name}.md) | {first} | {where} |")
+    table = "\n".join(["| module | what it holds | chapters |", "|---|---|---|", *rows])
     toctree = "```{toctree}\n:hidden:\n" + "\n".join(modules()) + "\n```"
     _write(folder / "index.md", f"# The library\n\n{table}\n\n{toctree}\n")
     for path in folder.iterdir():
@@ -106,26 +117,24 @@ def _write(path, text):
 
 
 BADGE = re.compile(r"!\[([^\]]*)\]\(https?://[^)]*\)")  # a picture from another host: its words instead
-FILE = re.compile(re.escape(REPOSITORY) + r"/blob/main/(maskrcnn_edu/[\w/]+)\.py")
+FILE = re.compile(re.escape(REPOSITORY) + r"/blob/main/maskrcnn_edu/([\w/]+)\.py")
+
+
+def module_of(file):
+    """`datasets.shapes` of datasets/shapes, `plots` of plots/__init__."""
+    return file.replace("/", ".").removesuffix(".__init__")
 
 
 def stay_here(app, docname, source):
-    """Badges as words, links to library files as links to their pages, numbers of chapters in the preface as links."""
+    """Badges as words, links to library files as links to their pages."""
+    library = "../library" if "/" in docname else "library"
 
     def page(match):
-        name = match[1].replace("/", ".").removesuffix(".__init__")
-        return f"../library/{name}.md" if name in modules() else match[0]
+        name = f"maskrcnn_edu.{module_of(match[1])}"
+        return f"{library}/{name}.md" if name in modules() else match[0]
 
-    if docname.startswith("notebooks/"):
+    if docname == "index" or docname.startswith("notebooks/"):
         source[0] = FILE.sub(page, BADGE.sub(r"\1", source[0]))
-    if docname == "index":
-        source[0] = re.sub(r"^\|.*", link_chapters, source[0], flags=re.MULTILINE)
-
-
-def link_chapters(row):
-    """A row of the preface's tables with the numbers of chapters that exist as links."""
-    names = {path.stem[:2]: path.stem for path in build.NOTEBOOKS.glob("[0-9]*.ipynb")}
-    return re.sub(r"\b\d\d\b", lambda n: f"[{n[0]}](notebooks/{names[n[0]]}.ipynb)" if n[0] in names else n[0], row[0])
 
 
 def plain_words(app, what, name, obj, options, lines):

@@ -12,8 +12,7 @@
 # %% [markdown]
 # # 90 · Gallery
 #
-# Every plot and widget of `maskrcnn_edu`, each with the one line that makes it. They take your own images, boxes,
-# datasets and models in the same way.
+# Every plot and widget of `maskrcnn_edu`, each with the one line that makes it: [`plots`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/plots/__init__.py) draw still pictures, [`widgets`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/widgets/__init__.py) are moved by hand. They take your own images, boxes, datasets and models in the same way. The page runs in half a minute.
 
 # %%
 import keras
@@ -28,10 +27,14 @@ import maskrcnn_edu as mr
 
 
 # %%
+def smooth(picture, weight=0.1, step=6):
+    flat = restoration.denoise_tv_chambolle(picture, weight=weight, channel_axis=-1)
+    return (np.rint(255 * flat / step) * step).astype("uint8")
+
+
 class SmoothShapes(mr.ShapesDataset):
     def load_image(self, i):
-        smooth = restoration.denoise_tv_chambolle(super().load_image(i), weight=0.1, channel_axis=-1)
-        return (np.rint(255 * smooth / 6) * 6).astype("uint8")
+        return smooth(super().load_image(i))
 
 
 dataset = SmoothShapes(40, seed=1)
@@ -71,7 +74,7 @@ points[0, :9] = [
 ]  # fmt: skip
 ax = plt.figure(figsize=(2.5, 2.5)).add_axes((0, 0, 1, 1))
 mr.plots.instances(
-    data.astronaut(), boxes=[[5, 25, 512, 440]], classes=[1], keypoints=points,
+    smooth(data.astronaut(), 0.15, 12), boxes=[[5, 25, 512, 440]], classes=[1], keypoints=points,
     class_names=["background", "person"], ax=ax,
 )  # fmt: skip
 plt.show()
@@ -117,19 +120,10 @@ mr.plots.differences(image, truth, found, class_names=names, score_threshold=0.1
 mr.plots.overlap_matrix(truth, found, class_names=names, kind="masks")
 
 # %% [markdown]
-# Precision over recall. Here detections of 40 pictures are scored at one threshold, IoU 0.75;
-# `mr.evaluate(..., curves=True)` gives COCO's curves at all of them.
+# Precision over recall: COCO's curves for the masks of 40 pictures, at three IoU thresholds.
 
 # %%
-scores, hits, objects = [], [], 0
-for i in range(len(dataset)):
-    detections, instances = model.detect([dataset.image(i)])[0], dataset.instances(i)
-    iou = mr.matching.overlaps(instances, detections, "masks")
-    hits += list(mr.matching.match_detections(iou, instances.classes, detections.classes, detections.scores, 0.75) >= 0)
-    scores += list(detections.scores)
-    objects += len(instances.classes)
-hits = np.array(hits)[np.argsort(scores)[::-1]].cumsum()
-mr.plots.precision_recall(recall=hits / objects, precision=hits / np.arange(1, len(hits) + 1))
+mr.plots.precision_recall(mr.evaluate(model, dataset, batch_size=10, curves=True))
 
 # %% [markdown]
 # ### Detection, stage by stage
@@ -158,14 +152,14 @@ mr.plots.anchors(image, model.config, truth)
 # What the RPN makes of the best anchors: dotted before, solid after.
 
 # %%
-best = np.argsort(-stages.objectness)[:12]
+best = np.argsort(-stages.objectness)[:8]
 mr.plots.refinement(stages.image, stages.anchors[best], stages.refined[best])
 
 # %% [markdown]
 # The proposals, coloured by objectness; the objects in dashed white.
 
 # %%
-mr.plots.proposals(stages.image, stages.proposals, stages.proposal_scores, count=30, truth=truth)
+mr.plots.proposals(stages.image, stages.proposals, stages.proposal_scores, count=15, truth=truth)
 
 # %% [markdown]
 # Any boxes, with captions of yours.
@@ -211,7 +205,7 @@ mr.plots.mask_targets(taught)
 # RoIs of a training step. Positive ones are in colour, with the box that they are to become; negative ones grey.
 
 # %%
-mr.plots.refinement(taught.image, taught.rois[:24], taught.roi_targets[:24], refined=taught.roi_labels[:24] == 1)
+mr.plots.refinement(taught.image, taught.rois[:14], taught.roi_targets[:14], refined=taught.roi_labels[:14] == 1)
 
 # %% [markdown]
 # The losses of a run, from its directory. This is the log of the weights that ship.
@@ -278,9 +272,7 @@ mr.plots.weight_histograms(model, "rpn", columns=4)
 # %% [markdown]
 # ## Widgets
 #
-# Each is moved by mouse or keys: Tab reaches its parts, arrows move them. They answer on the book's site without a kernel, all but
-# DetectionExplorer: its state, the largest, does not fit in this notebook, so it is a picture until you run its cell. With
-# a kernel the state of each can be read and set from Python, such as `playground.box_a`.
+# Each is moved by mouse or keys: Tab reaches its parts, arrows move them. They answer on the book's site without a kernel. With a kernel the state of each can be read and set from Python, such as `playground.box_a`.
 
 # %% [markdown]
 # ### Boxes and anchors
@@ -303,6 +295,12 @@ mr.widgets.AnchorExplorer(image, truth.boxes[0], model.config)
 
 # %%
 mr.widgets.MatchingExplorer(image, truth.boxes, stages.anchors[stages.levels > 0])
+
+# %% [markdown]
+# A photograph of any shape as each family's network gets it.
+
+# %%
+mr.widgets.ResizeExplorer(image)
 
 # %% [markdown]
 # Non-maximum suppression, one decision at a time: who suppresses whom. Here among the model's candidates.
@@ -335,9 +333,15 @@ mr.widgets.MaskExplorer(stages.mask_probabilities[0], stages.detections.boxes[0]
 mr.widgets.ProposalExplorer(model, image, truth.boxes)
 
 # %% [markdown]
+# Which pixels a cell of the backbone and of the pyramid answers to.
+
+# %%
+mr.widgets.FieldExplorer(model, image, places=4)
+
+# %% [markdown]
 # From candidates to instances; point at one to see its class probabilities, its RoI and its mask.
 
-# %% tags=["still"]
+# %%
 mr.widgets.DetectionExplorer(model, image)
 
 # %% [markdown]

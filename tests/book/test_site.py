@@ -60,14 +60,50 @@ def test_pages_load_nothing_from_elsewhere(site):
         assert not [address for pair in wanted for address in pair if elsewhere(address)], sheet
 
 
+def article(page):
+    """A page's own text, without the side bar, which links to every page."""
+    text = page.read_text(encoding="utf-8")
+    return text[text.index("<article") : text.index("</article>")]
+
+
+def links(page, folder):
+    """Stems of the pages of `folder` that an article links to."""
+    return set(re.findall(rf'href="(?:\.\./)?{folder}/([\w.]+)\.html', article(page)))
+
+
 @pytest.mark.book
 def test_chapters_and_modules_link_to_each_other(site):
-    chapter = (site / "notebooks" / "05_overlap_deltas_nms.html").read_text(encoding="utf-8")
-    module = (site / "library" / "maskrcnn_edu.boxes.html").read_text(encoding="utf-8")
-    assert 'href="../library/maskrcnn_edu.boxes.html"' in chapter
-    assert 'href="../notebooks/05_overlap_deltas_nms.html"' in module
-    assert "Generalised" in module or "Intersection over union" in module  # its docstrings
-    assert 'class="next-page"' in (site / "index.html").read_text(encoding="utf-8") or "next-info" in chapter
+    chapters = {path.stem: links(path, "library") for path in (site / "notebooks").glob("*.html")}
+    modules = {path.stem: links(path, "notebooks") for path in (site / "library").glob("*.html")}
+    assert "maskrcnn_edu.boxes" in chapters["05_overlap_deltas_nms"]
+    for chapter, named in chapters.items():
+        assert named, f"{chapter} links to no module"
+        assert all(chapter in modules[module] for module in named)
+    for module, named in modules.items():
+        if module != "index":
+            package = module.rpartition(".")[0]  # the gallery links to `plots`, not to each of its files
+            assert all({module, package} & chapters[chapter] for chapter in named), module
+
+
+@pytest.mark.book
+def test_modules_tell_who_builds_them_from_who_shows_them(site):
+    def said(module):
+        return re.sub(r"\s+", " ", re.sub("<[^>]*>", "", article(site / "library" / f"maskrcnn_edu.{module}.html")))
+
+    assert "Built in 05 Overlap, deltas and NMS." in said("boxes")
+    assert "Built in 06 The region proposal network, 08 Heads and their targets." in said("targets")
+    assert "Shown in 90 Gallery." in said("plots.regions") and "Built" not in said("plots.regions")
+
+
+@pytest.mark.book
+def test_preface_links_to_every_chapter(site):
+    """Each chapter has a row that is a link; each step of the seed's notebooks a link, or the word `planned`."""
+    assert links(site / "index.html", "notebooks") == {path.stem for path in (site / "notebooks").glob("*.html")}
+    rows = [re.sub("\n", " ", row) for row in re.findall(r"<tr.*?</tr>", article(site / "index.html"), re.DOTALL)]
+    titled = [row for row in rows if re.search(r'href="notebooks/(\d\d)_\w+\.html"><span[^>]*>\1 · ', row)]
+    assert len(titled) == len(list((site / "notebooks").glob("*.html")))
+    steps = [row for row in rows if re.search(r"<p>(demo|inspect_\w+|train_shapes)</p>", row)]
+    assert len(steps) > 30 and all('href="notebooks/' in row or "planned" in row for row in steps)
 
 
 @pytest.mark.book
