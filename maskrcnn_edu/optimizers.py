@@ -104,7 +104,11 @@ def prepare(optimizer, model):
         inner.exclude_from_weight_decay(var_names=NORM_VARIABLES)
     optimizer.build(model.trainable_variables)
     for weight, average in averages(optimizer):
-        average.assign(weight)
+        average.assign(ops.copy(weight))
+    if (
+        keras.backend.backend() == "jax"
+    ):  # whose steps take over their arguments' memory, so that none may be there twice
+        inner._overwrite_model_variables_with_average_value = lambda weights: _overwrite(optimizer)
 
 
 def unwrapped(optimizer):
@@ -121,6 +125,12 @@ def averages(optimizer):
     if not inner.use_ema:
         return []
     return list(zip(inner._trainable_variables, inner._model_variables_moving_average, strict=True))
+
+
+def _overwrite(optimizer):
+    """Puts the averages in the place of the weights, as Keras does when `fit` ends, in memory of their own."""
+    for weight, average in averages(optimizer):
+        weight.assign(ops.copy(average))
 
 
 def swap_averages(model):

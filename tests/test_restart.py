@@ -25,7 +25,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def start(logs, steps, save_every, *more):
+def start(logs, steps, save_every, *more, backend="tensorflow"):
     """`train shapes`, new or going on with the run in `logs`, in a process of its own."""
     going_on = any(Path(logs).glob("shapes-*/last.keras"))
     words = ["train", "shapes", "--logs", str(logs)]
@@ -33,7 +33,7 @@ def start(logs, steps, save_every, *more):
     if not going_on:
         words += ["--save-every", str(save_every)]
         words += ["--model", "new", *(word for change in SMALL for word in ("--set", change))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": backend}
     output = open(Path(logs).with_suffix(".txt"), "a")
     return subprocess.Popen(
         [sys.executable, "-m", "maskrcnn_edu.cli", *words], stdout=output, stderr=output, env=environment
@@ -66,10 +66,10 @@ def same_in_the_end(killed, whole):
     assert log_of(killed) == log_of(whole)
 
 
-def kill_until_done(logs, steps, save_every, kills, rng, *more):
+def kill_until_done(logs, steps, save_every, kills, rng, *more, **backend):
     """Starts the run again and again, and kills it at random moments after its first new checkpoint was begun."""
     for _ in range(kills):
-        before, process = step_of(logs), start(logs, steps, save_every, *more)
+        before, process = step_of(logs), start(logs, steps, save_every, *more, **backend)
         while process.poll() is None and step_of(logs) <= before:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.5))
@@ -77,7 +77,7 @@ def kill_until_done(logs, steps, save_every, kills, rng, *more):
         process.wait()
         if step_of(logs) >= steps:
             break
-    assert start(logs, steps, save_every, *more).wait() == 0
+    assert start(logs, steps, save_every, *more, **backend).wait() == 0
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
@@ -106,6 +106,17 @@ def test_killed_twenty_times(tmp_path):
     assert start(tmp_path / "whole", 200, 8).wait() == 0
     kill_until_done(tmp_path / "killed", 200, 8, 20, random.Random(2))
     same_in_the_end(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_jax_ends_as_one_that_was_not(tmp_path):
+    """In float16, so that the scale of the loss is restored too."""
+    pytest.importorskip("jax")
+    more = ["--set", "precision=float16"]
+    assert start(tmp_path / "whole", 40, 5, *more, backend="jax").wait() == 0
+    kill_until_done(tmp_path / "killed", 40, 5, 3, random.Random(3), *more, backend="jax")
+    same_in_the_end(tmp_path / "killed", tmp_path / "whole")
+    assert json.loads((run_of(tmp_path / "killed") / "run.json").read_text())["versions"]["backend"] == "jax"
 
 
 def test_ctrl_c_saves_the_step_under_way(tmp_path):
