@@ -8,6 +8,7 @@ python book/build.py --stale    those whose source or library files have changed
 import argparse
 import ast
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import numpy as np
+import oxipng
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -31,6 +33,11 @@ LIMIT = 2**20  # bytes of a notebook
 COLOURS = 256  # of a stored picture
 CELL_TIMEOUT = 120  # seconds
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+UNPACK = """const packed = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
+const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+const code = new Blob([await new Response(stream).text()], { type: "text/javascript" });
+export default (await import(URL.createObjectURL(code))).default;
+"""  # a widget's code: every widget brings the same 20 kB along
 MACHINE = re.compile(r"(?<![\w.$}~*:/-])/(?:hom[e]|roo[t]|tm[p]|User[s]|wor[k]|op[t]|us[r])/\w|\b[A-Z]:\\\\?User[s]")
 
 
@@ -112,20 +119,18 @@ def clean(notebook):
     """Takes out what differs from run to run, and widgets that are dead without a kernel: their pictures stay.
 
     An anywidget brings its JavaScript along and answers anywhere. A core widget (a slider, an image) needs Python.
-    In a cell with the tag "still" an anywidget is stored as its picture, too.
     """
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _joined(output for output in cell.outputs if not _is_startup(output))
     saved = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     shown, names = [], {}
-    outputs = [(cell, output) for cell in notebook.cells for output in cell.get("outputs", [])]
-    for cell, output in outputs:
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         output.get("metadata", {}).pop("widgets", None)
         model = output.get("data", {}).get(VIEW, {}).get("model_id")
         if model is None:
             continue
-        if "_esm" in saved.get(model, {}).get("state", {}) and "still" not in cell.metadata.get("tags", []):
+        if "_esm" in saved.get(model, {}).get("state", {}):
             shown.append(model)
         elif len(output.data) > 1:
             del output.data[VIEW]
@@ -168,9 +173,9 @@ def _reach(model, saved, names):
 
 
 def shrink(notebook):
-    """Stores pictures with a palette, and widgets' code without comment lines and indents: a third of the bytes.
+    """Stores pictures with a palette and widgets' code packed: a third of the bytes.
 
-    What a widget's layout leaves open is not stored.
+    What a widget's layout leaves open is not stored, nor are comment lines and indents of its code and style.
     """
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if "image/png" in output.get("data", {}):
@@ -180,17 +185,20 @@ def shrink(notebook):
             model["state"] = {name: value for name, value in model["state"].items() if value is not None}
         for name in {"_esm", "_css"} & model["state"].keys():
             model["state"][name] = re.sub(r"^[ \t]*(//.*\n)?", "", model["state"][name], flags=re.MULTILINE)
+        if "_esm" in model["state"]:
+            packed = gzip.compress(model["state"]["_esm"].encode(), mtime=0)
+            model["state"]["_esm"] = UNPACK % base64.b64encode(packed).decode("ascii")
 
 
 def _with_palette(encoded) -> str:
-    """A PNG in base64 with at most COLOURS colours; as it is, if it has transparent parts or would not be smaller.
+    """A PNG in base64 with at most COLOURS colours, or with all it has, if it has transparent parts.
 
     An octree keeps the few pixels of a thin line apart; Pillow's other methods give them a neighbour's colour. Where
     it puts several colours together they get the commonest of them instead of a mean, so that white stays white.
     """
     written, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     if picture.getchannel("A").getextrema() != (255, 255):
-        return encoded
+        return _packed(base64.b64decode(encoded))
     picture = picture.convert("RGB")
     reduced = picture.quantize(COLOURS, Image.Quantize.FASTOCTREE)
     pairs = np.column_stack([np.asarray(reduced).ravel(), np.asarray(picture).reshape(-1, 3)])
@@ -199,8 +207,13 @@ def _with_palette(encoded) -> str:
     rising = np.argsort(counts, kind="stable")
     palette[pairs[rising, 0]] = pairs[rising, 1:]  # the last, the commonest, stays
     reduced.putpalette(palette.tobytes())
-    reduced.save(written, "png", optimize=True)
-    return min(encoded, base64.b64encode(written.getvalue()).decode("ascii"), key=len)
+    reduced.save(written, "png")
+    return _packed(written.getvalue())
+
+
+def _packed(png) -> str:
+    """The same picture in fewer bytes, in base64."""
+    return base64.b64encode(oxipng.optimize_from_memory(png, level=4)).decode("ascii")
 
 
 def complaints(notebook, size) -> list[str]:
