@@ -193,20 +193,25 @@ def shrink(notebook):
 def _with_palette(encoded) -> str:
     """A PNG in base64 with at most COLOURS colours, or with all it has, if it has transparent parts.
 
-    An octree keeps the few pixels of a thin line apart; Pillow's other methods give them a neighbour's colour. Where
-    it puts several colours together they get the commonest of them instead of a mean, so that white stays white.
+    The median cut chooses half of the palette, which suits photographs. The rest are colours of the picture, one by
+    one that which lies farthest off, times its pixels: paper, thin lines. Each pixel gets the nearest.
     """
     written, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     if picture.getchannel("A").getextrema() != (255, 255):
         return _packed(base64.b64decode(encoded))
     picture = picture.convert("RGB")
-    reduced = picture.quantize(COLOURS, Image.Quantize.FASTOCTREE)
-    pairs = np.column_stack([np.asarray(reduced).ravel(), np.asarray(picture).reshape(-1, 3)])
-    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
-    palette = np.zeros((COLOURS, 3), np.uint8)
-    rising = np.argsort(counts, kind="stable")
-    palette[pairs[rising, 0]] = pairs[rising, 1:]  # the last, the commonest, stays
-    reduced.putpalette(palette.tobytes())
+    pixels = np.asarray(picture).reshape(-1, 3)
+    given, place, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
+    given = given.astype(np.float32)
+    palette = np.reshape(picture.quantize(COLOURS // 2, Image.Quantize.MEDIANCUT).getpalette(), (-1, 3)).tolist()
+    apart = (np.square(palette).sum(1) - 2 * given @ np.float32(palette).T).min(1) + np.square(given).sum(1)
+    while len(palette) < COLOURS:
+        palette.append(given[np.argmax(apart * counts)].tolist())
+        apart = np.minimum(apart, np.square(given - np.float32(palette[-1])).sum(1))
+    palette = np.float32(palette)
+    nearest = (np.square(palette).sum(1) - 2 * given @ palette.T).argmin(1).astype(np.uint8)
+    reduced = Image.fromarray(nearest[place.reshape(picture.height, picture.width)], "P")
+    reduced.putpalette(palette.astype(np.uint8).tobytes())
     reduced.save(written, "png")
     return _packed(written.getvalue())
 
