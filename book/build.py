@@ -19,7 +19,6 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-import numpy as np
 import oxipng
 from nbclient import NotebookClient
 from PIL import Image
@@ -193,20 +192,13 @@ def shrink(notebook):
 def _with_palette(encoded) -> str:
     """A PNG in base64 with at most COLOURS colours, or with all it has, if it has transparent parts.
 
-    An octree keeps the few pixels of a thin line apart; Pillow's other methods give them a neighbour's colour. Where
-    it puts several colours together they get the commonest of them instead of a mean, so that white stays white.
+    Of Pillow's ways this one, refined, is nearest to photographs and to thin lines, and leaves white paper white.
     """
     written, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     if picture.getchannel("A").getextrema() != (255, 255):
         return _packed(base64.b64decode(encoded))
     picture = picture.convert("RGB")
-    reduced = picture.quantize(COLOURS, Image.Quantize.FASTOCTREE)
-    pairs = np.column_stack([np.asarray(reduced).ravel(), np.asarray(picture).reshape(-1, 3)])
-    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
-    palette = np.zeros((COLOURS, 3), np.uint8)
-    rising = np.argsort(counts, kind="stable")
-    palette[pairs[rising, 0]] = pairs[rising, 1:]  # the last, the commonest, stays
-    reduced.putpalette(palette.tobytes())
+    reduced = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=8, dither=Image.Dither.NONE)
     reduced.save(written, "png")
     return _packed(written.getvalue())
 

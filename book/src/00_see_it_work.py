@@ -22,7 +22,7 @@
 # - name the stages between the photograph and the answer, and say in which chapter each is built;
 # - convert boxes from the network's pixels to the photograph's, and recognise three mistakes that leave a good network blind.
 #
-# You need nothing but Python, NumPy and a first course of deep learning. The chapter runs in half a minute on a laptop, without a GPU or a network.
+# You need nothing but Python, NumPy and a first course of deep learning. The chapter runs in half a minute on two cores, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.

@@ -22,7 +22,7 @@
 # - turn each of them into pixels and back, and say how many pixels are lost on the way;
 # - store a mask of any size in 28 x 28 cells, which is how the network sees it and answers with it, and paste it back.
 #
-# You need NumPy and the preface. The chapter runs in a quarter of a minute, without a GPU or a network.
+# You need NumPy and the preface. The chapter runs in about ten seconds on two cores, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.
@@ -732,7 +732,7 @@ for side in (14, 28, 56, 112, 224, 448):
 #
 # <details><summary>Solution</summary>
 #
-# Not the same: with the whole mask, the outermost cells also average over half a cell of zeros beyond the box. So the shape shrinks where it touches its box.
+# Not the same: with the whole mask, the outermost cells also average over half a cell of zeros beyond the box. Cut out, they average over what is inside only, and an outline that curves away from the box's edge comes out a little too full.
 #
 # ```python
 # def crop_whole(masks, boxes, side):
@@ -749,6 +749,8 @@ for side in (14, 28, 56, 112, 224, 448):
 #     whole = paste(crop_whole(found.masks, found.boxes, side) / 255, found.boxes, height, width)
 #     print(side, [f"{mask_iou(t, a):.4f} {mask_iou(t, b):.4f}" for t, a, b in zip(found.masks, cut, whole)])
 # ```
+#
+# There and back the whole mask is the better one from 28 cells on, by 0.001 to 0.003 of IoU, and costs a copy of the whole image for each object. The library takes the cheaper one; at 56 cells both are far above what a network reaches.
 #
 # </details>
 #

@@ -22,7 +22,7 @@
 # - write a Dataset for pictures of your own, and read and write COCO's files;
 # - augment pictures so that every epoch differs and every run is the same.
 #
-# You need chapter 01 (boxes and masks). The chapter runs in a quarter of a minute on a laptop, without a GPU or a network.
+# You need chapter 01 (boxes and masks). The chapter runs in about ten seconds on two cores, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.
@@ -82,7 +82,7 @@ plt.show()
 # %% [markdown]
 # ## 1. To what size?
 #
-# Stretching every photograph to one square would be simple, but a circle would become an ellipse, and a different one in each photograph. So height and width get the same factor. The rule of the papers (FPN, section 5.1) has two numbers: the short side becomes `min_size` pixels, unless the long side would pass `max_size`; then that decides:
+# Stretching every photograph to one square would be simple, but a circle would become an ellipse, and a different one in each photograph. So height and width get the same factor. The papers' rule has two numbers: the short side becomes `min_size` pixels, unless the long side would pass `max_size`; then that decides. Fast R-CNN had 600 and 1000 (section 5.2); FPN (section 5.1) and Mask R-CNN (section 3.1) have a short side of 800, and the systems in use cut the long one at 1333:
 #
 # $$\text{scale} = \min\Big(\frac{\text{min\_size}}{\min(H, W)},\ \frac{\text{max\_size}}{\max(H, W)}\Big)$$
 #
@@ -348,7 +348,7 @@ check("boxes of flipped masks", mr.datasets.dataset.boxes_from_masks(mine[2]), m
 # %% [markdown]
 # The last line checks a law rather than the library: the box of a flipped mask is the flipped box. Such a law tests any augmentation.
 #
-# Figure 2.5 is what training sees when all that `Config` knows is switched on: flips, colours, and large-scale jitter (Ghiasi et al., 2021), which resizes by a random factor from 0.5 to 2 and cuts out a square.
+# Figure 2.5 is what training sees when all that `Config` knows is switched on: flips, colours, and large-scale jitter (Ghiasi et al., 2021), which resizes by a random factor, here from 0.5 to 2, and cuts out a square.
 
 # %%
 lively = mr.Config.small(num_classes=2, large_scale_jitter=(0.5, 2.0), jitter_size=192, colour_jitter=(0.4, 0.4, 0.4))
@@ -580,6 +580,7 @@ print(f"numbers from the place in the row: {np.isin(places, (0, 10)).sum()} of 6
 # ## Further reading
 #
 # - T.-Y. Lin et al.: *Microsoft COCO: Common Objects in Context*, ECCV 2014. [arXiv:1405.0312](https://arxiv.org/abs/1405.0312)
+# - R. Girshick: *Fast R-CNN*, ICCV 2015. Section 5.2, on one scale or many. [arXiv:1504.08083](https://arxiv.org/abs/1504.08083)
 # - T.-Y. Lin, P. Dollár, R. Girshick, K. He, B. Hariharan, S. Belongie: *Feature Pyramid Networks for Object Detection*, CVPR 2017. Section 5.1. [arXiv:1612.03144](https://arxiv.org/abs/1612.03144)
 # - G. Ghiasi et al.: *Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation*, CVPR 2021. [arXiv:2012.07177](https://arxiv.org/abs/2012.07177)
 # - T. Pärnamaa: [*Using PyTorch + NumPy? You're making a mistake*](https://tanelp.github.io/posts/a-bug-that-plagues-thousands-of-open-source-ml-projects/), 2021. The copied generator, found in thousands of projects.

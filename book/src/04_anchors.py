@@ -22,7 +22,7 @@
 # - compute for any object how well the best anchor fits it, before a network is trained;
 # - recognise three mistakes in anchors that raise no error.
 #
-# You need chapter 03 (the pyramid, its levels and strides). The chapter runs in half a minute on a laptop, without a GPU or a network.
+# You need chapter 03 (the pyramid, its levels and strides). The chapter runs in about ten seconds on two cores, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.
