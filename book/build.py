@@ -31,6 +31,7 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 STARTUP = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|$")
 LIMIT = 2**20  # bytes of a notebook
 COLOURS = 256  # of a stored picture
+SURFACE = 500  # a colour of one pixel in so many is a surface's
 CELL_TIMEOUT = 120  # seconds
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 UNPACK = """const packed = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
@@ -193,27 +194,37 @@ def shrink(notebook):
 def _with_palette(encoded) -> str:
     """A PNG in base64 with at most COLOURS colours, or with all it has, if it has transparent parts.
 
-    An octree keeps the few pixels of a thin line apart; Pillow's other methods give them a neighbour's colour. Where
-    it puts several colours together they get the commonest of them instead of a mean, so that white stays white.
+    Colours of surfaces stay as they are. An octree keeps the few pixels of a thin line apart; Pillow's other methods
+    give them a neighbour's colour. Where it puts several colours together they get the commonest of them.
     """
-    written, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     if picture.getchannel("A").getextrema() != (255, 255):
-        return _packed(base64.b64decode(encoded))
+        return _packed(picture)
     picture = picture.convert("RGB")
-    reduced = picture.quantize(COLOURS, Image.Quantize.FASTOCTREE)
-    pairs = np.column_stack([np.asarray(reduced).ravel(), np.asarray(picture).reshape(-1, 3)])
-    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    pixels = np.asarray(picture).reshape(-1, 3)
+    colours, own, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
+    surfaces = np.argsort(-counts, kind="stable")[: COLOURS // 4]
+    surfaces = surfaces[counts[surfaces] * SURFACE >= len(pixels)]
+    groups = np.asarray(picture.quantize(COLOURS - len(surfaces), Image.Quantize.FASTOCTREE)).ravel()
+    pairs, counts = np.unique(np.column_stack([groups, pixels]), axis=0, return_counts=True)
     palette = np.zeros((COLOURS, 3), np.uint8)
     rising = np.argsort(counts, kind="stable")
     palette[pairs[rising, 0]] = pairs[rising, 1:]  # the last, the commonest, stays
+    first = COLOURS - len(surfaces)
+    palette[first:] = colours[surfaces]
+    of_surface = np.full(len(colours), -1)
+    of_surface[surfaces] = np.arange(first, COLOURS)
+    index = np.where(of_surface[own.ravel()] < 0, groups, of_surface[own.ravel()]).astype(np.uint8)
+    reduced = Image.fromarray(index.reshape(picture.height, picture.width))
     reduced.putpalette(palette.tobytes())
-    reduced.save(written, "png")
-    return _packed(written.getvalue())
+    return _packed(reduced)
 
 
-def _packed(png) -> str:
-    """The same picture in fewer bytes, in base64."""
-    return base64.b64encode(oxipng.optimize_from_memory(png, level=4)).decode("ascii")
+def _packed(picture) -> str:
+    """A small PNG of a picture as it is, in base64."""
+    written = io.BytesIO()
+    picture.save(written, "png")
+    return base64.b64encode(oxipng.optimize_from_memory(written.getvalue(), level=4)).decode("ascii")
 
 
 def complaints(notebook, size) -> list[str]:
