@@ -29,7 +29,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
 STARTUP = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|$")
 LIMIT = 2**20  # bytes of a notebook
-COLOURS = 256  # of a stored picture
+COLOURS = 128  # of a stored picture
 CELL_TIMEOUT = 120  # seconds
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 UNPACK = """const packed = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
@@ -192,20 +192,21 @@ def shrink(notebook):
 def _with_palette(encoded) -> str:
     """A PNG in base64 with at most COLOURS colours, or with all it has, if it has transparent parts.
 
-    Of Pillow's ways this one, refined, is nearest to photographs and to thin lines, and leaves white paper white.
+    Of Pillow's ways this one is nearest to photographs, and leaves the colours of surfaces as they are.
     """
-    written, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     if picture.getchannel("A").getextrema() != (255, 255):
-        return _packed(base64.b64decode(encoded))
-    picture = picture.convert("RGB")
-    reduced = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=8, dither=Image.Dither.NONE)
-    reduced.save(written, "png")
-    return _packed(written.getvalue())
+        return _packed(picture)
+    return _packed(
+        picture.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=8, dither=Image.Dither.NONE)
+    )
 
 
-def _packed(png) -> str:
-    """The same picture in fewer bytes, in base64."""
-    return base64.b64encode(oxipng.optimize_from_memory(png, level=4)).decode("ascii")
+def _packed(picture) -> str:
+    """A small PNG of a picture as it is, in base64."""
+    written = io.BytesIO()
+    picture.save(written, "png")
+    return base64.b64encode(oxipng.optimize_from_memory(written.getvalue(), level=4)).decode("ascii")
 
 
 def complaints(notebook, size) -> list[str]:

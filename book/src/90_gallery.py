@@ -27,7 +27,7 @@ import maskrcnn_edu as mr
 
 
 # %%
-def smooth(picture, weight=0.1, step=6):
+def smooth(picture, weight=0.1, step=10):
     flat = restoration.denoise_tv_chambolle(picture, weight=weight, channel_axis=-1)
     return (np.rint(255 * flat / step) * step).astype("uint8")
 
@@ -133,7 +133,7 @@ mr.plots.precision_recall(mr.evaluate(model, dataset, batch_size=10, curves=True
 
 # %%
 stages = mr.stages.stages(model, image)
-mr.plots.detection_stages(stages, count=8)
+mr.plots.detection_stages(stages, count=5)
 
 # %% [markdown]
 # `mr.stages.stages` keeps what each stage has computed, in pixels of the network's input. The plots below take single
@@ -336,7 +336,7 @@ mr.widgets.ProposalExplorer(model, image, truth.boxes)
 # Which pixels a cell of the backbone and of the pyramid answers to.
 
 # %%
-mr.widgets.FieldExplorer(model, image, places=4)
+mr.widgets.FieldExplorer(model, image, places=3)
 
 # %% [markdown]
 # From candidates to instances; point at one to see its class probabilities, its RoI and its mask.

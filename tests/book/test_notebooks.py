@@ -1,5 +1,7 @@
 """The notebooks: generated from their sources, up to date, clean to look at, and running from a clean kernel."""
 
+import base64
+import io
 import os
 import re
 import resource
@@ -8,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 jupytext = pytest.importorskip("jupytext", reason="needs the extra `book`")
 nbformat = pytest.importorskip("nbformat")
@@ -130,3 +134,13 @@ def test_runs(source, stored, tmp_path):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert time.monotonic() - begin <= SECONDS
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 <= BYTES  # the largest so far
+
+
+def test_stored_pictures_keep_their_colours():
+    """Greys of a chart are stored exactly, however near to each other; in a photograph beside it each colour nearly."""
+    greys = np.repeat(np.arange(240, 255, dtype=np.uint8).reshape(3, 5), 40, 0).repeat(40, 1)
+    noise = np.random.default_rng(0).integers(0, 256, (120, 60, 3), dtype=np.uint8)
+    picture = np.concatenate([np.stack([greys] * 3, axis=2), noise], axis=1)
+    stored = Image.open(io.BytesIO(base64.b64decode(build._with_palette(build._packed(Image.fromarray(picture))))))
+    difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - picture).max(axis=2)
+    assert stored.mode == "P" and difference[:, :200].max() == 0 and difference.max() <= 80
