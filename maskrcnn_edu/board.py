@@ -14,7 +14,7 @@ class Board(keras.callbacks.Callback):
     After a validation, also pictures of its first images: left the annotations, right the detections. On JAX too it
     needs TensorFlow, which is installed with the library, and the package tensorboard.
 
-    Raises InputError if one of them is missing.
+    Raises InputError if one of them is missing, or the file cannot be written.
     """
 
     def __init__(self, progress, folder, dataset=None):
@@ -25,9 +25,19 @@ class Board(keras.callbacks.Callback):
         except ModuleNotFoundError as error:
             raise InputError(f"--tensorboard needs the package {error.name}: pip install {error.name}.") from error
         self.progress, self.dataset, self.summary = progress, dataset, tf.summary
+        self.folder, self.failure = folder, tf.errors.OpError
         self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_epoch_end(self, epoch, logs=None):
+        try:
+            self._write(logs)
+        except self.failure as error:
+            raise InputError(
+                f"TensorBoard's file in {self.folder} could not be written ({error.message}); make room or mend the "
+                "folder, then go on."
+            ) from error
+
+    def _write(self, logs):
         with self.writer.as_default(step=self.progress.step):
             for name, value in logs.items():
                 self.summary.scalar(name, float(np.mean(value)))

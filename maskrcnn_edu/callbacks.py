@@ -97,7 +97,9 @@ class Log(keras.callbacks.Callback):
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, self.columns, restval="", extrasaction="ignore").writerow(line)
         except OSError as error:
-            raise InputError(f"{self.path} could not be written ({error.strerror}); make room, then go on.") from error
+            raise InputError(
+                f"{self.path} could not be written ({error.strerror}); make room or mend its folder, then go on."
+            ) from error
 
 
 class Checkpoint(keras.callbacks.Callback):

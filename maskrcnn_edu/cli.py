@@ -33,7 +33,8 @@ def main(arguments=None) -> int:
         return 2
     except WorkerLost as error:
         print(f"maskrcnn-edu: {error}", file=sys.stderr)
-        return 3
+        sys.stdout.flush()
+        os._exit(3)  # JAX would wait for the lost machine before it lets this process end
     except BrokenPipeError:  # whoever read our output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

@@ -266,7 +266,9 @@ def _is_of_communication(error):
     if keras.backend.backend() == "jax":
         import jax
 
-        return isinstance(error, jax.errors.JaxRuntimeError)
+        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):  # a ValueError, between CPUs
+            return True
+        return error.__context__ is not None and _is_of_communication(error.__context__)  # what Keras stumbled over
     import tensorflow as tf
 
     return isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError))

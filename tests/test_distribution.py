@@ -182,14 +182,15 @@ def test_two_machines_are_two_devices(on_two_devices, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_machine_that_dies_ends_the_run_which_can_go_on(tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_machine_that_dies_ends_the_run_which_can_go_on(backend, tmp_path):
     """kill -9 to one of two: the other ends with a sentence; both, started again, go on and finish."""
     logs = tmp_path / "logs"
 
     def both(*arguments):
-        environments = two_machines("tensorflow")
+        environments = two_machines(backend)
         return [
-            start("tensorflow", "train_command", 5, "shapes", "--logs", logs, *arguments, **environment)
+            start(backend, "train_command", 5, "shapes", "--logs", logs, *arguments, **environment)
             for environment in environments
         ]
 

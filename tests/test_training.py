@@ -1,13 +1,16 @@
 """The learning rate, the optimizer, and runs that are stopped and gone on with."""
 
+import errno
 import json
+import os
+import shutil
 
 import keras
 import numpy as np
 import pytest
 
 import maskrcnn_edu as mr
-from maskrcnn_edu import optimizers, runs, training
+from maskrcnn_edu import callbacks, optimizers, runs, training
 
 # As small as a Mask R-CNN can be: what is tested here is the run around it.
 CONFIG = mr.Config.tiny(
@@ -80,6 +83,57 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
             new_model(9), mr.ShapesDataset(8), tmp_path, 9, save_every=2, callbacks=[At(4, spoil)], verbose=0
         )
     assert runs.progress_of(tmp_path / "last.keras").step == 2
+
+
+def read_only(*arguments, **options):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("deleted", r"log.csv could not be written \(No such file"),
+        ("file", r"log.csv could not be written \(Not a directory"),
+        ("read-only log", r"log.csv could not be written \(Read-only file system\)"),
+        ("read-only checkpoint", r"last.keras could not be written \(Read-only file system\).*before is intact"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_fails_during_a_run_ends_it_with_a_sentence(harm, said, tmp_path, monkeypatch):
+    run, kept = tmp_path / "run", tmp_path / "kept"
+
+    def spoil(model):
+        shutil.copytree(run, kept)
+        if harm == "read-only log":
+            monkeypatch.setattr(callbacks, "open", read_only, raising=False)
+        elif harm == "read-only checkpoint":
+            monkeypatch.setattr(runs.os, "replace", read_only)
+        else:
+            shutil.rmtree(run)
+        if harm == "file":
+            run.write_text("in the way")
+
+    with pytest.raises(mr.InputError, match=said) as raised:
+        training.train(new_model(9), mr.ShapesDataset(8), run, 9, save_every=2, callbacks=[At(3, spoil)], verbose=0)
+    assert "\n" not in str(raised.value)
+    monkeypatch.undo()
+    path = kept / "last.keras" if harm in ("deleted", "file") else run / "last.keras"
+    assert runs.progress_of(path).step == 2 and runs.load(path)
+    assert harm in ("deleted", "file") or not list(run.glob(".writing*"))
+
+
+def test_a_tensorboard_file_that_cannot_be_written_ends_it_too(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    import tensorflow as tf
+
+    from maskrcnn_edu.board import Board
+
+    def full():
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    board = Board(runs.Progress(step=1), tmp_path)
+    monkeypatch.setattr(board.writer, "flush", full)
+    with pytest.raises(mr.InputError, match=r"TensorBoard's file in .* could not be written \(No space left"):
+        board.on_epoch_end(0, {"loss": 1.0})
 
 
 def test_the_images_of_a_batch_are_those_that_the_loader_gives():
