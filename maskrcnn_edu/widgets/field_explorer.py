@@ -33,7 +33,8 @@ class FieldExplorer(Widget):
     """The pixels that a cell of C_k and the same cell of P_k answer to, place by place and level by level.
 
     The gradient of a cell with respect to the pixels says how much each of them matters. All gradients are taken once,
-    here: seconds for the model that ships, minutes for a ResNet-50. After that the page needs no model.
+    here; after that the page needs no model. On two cores that is 3 s for the model that ships (34 s with JAX), and for
+    a ResNet-50 on 800 x 1216 pixels 21 s a place: give it few.
 
     Args:
         model: a trained MaskRCNN; without one, the one that ships.
