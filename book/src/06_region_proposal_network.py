@@ -22,7 +22,7 @@
 # - write the two losses of the region proposal network (RPN) so that they never give NaN;
 # - train an RPN alone in under a minute and watch its recall grow, and tell what goes wrong when it does not.
 #
-# You need chapters 03 (the pyramid), 04 (anchors) and 05 (IoU, deltas, NMS). The chapter runs in about a minute on a laptop, without a GPU or a network.
+# You need chapters 03 (the pyramid), 04 (anchors) and 05 (IoU, deltas, NMS). The chapter runs in less than a minute on a laptop, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.
@@ -64,10 +64,10 @@ image, truth = test_set.image(8), test_set.instances(8)
 
 shipped = keras.saving.load_model(mr.files("shapes.keras"))
 seen = mr.stages.stages(shipped, image)
-fig, axes = plt.subplots(1, 2, figsize=(5.4, 2.3), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(9, 4.1), layout="constrained")
 some = rng.permutation(len(seen.anchors))[:25]
 mr.plots.boxes(image, seen.anchors[some], ax=axes[0])
-axes[0].set_title(f"25 of {len(seen.anchors)} anchors", fontsize=10)
+axes[0].set_title(f"25 of {len(seen.anchors)} anchors", fontsize=9)
 mr.plots.proposals(image, seen.proposals, seen.proposal_scores, count=20, truth=truth, ax=axes[1])
 plt.show()
 
@@ -157,7 +157,7 @@ for low_quality in (False, True):
     print(f"second rule {low_quality!s:<5}  matched {np.asarray(matched)}  label {np.asarray(label)}")
 
 # %% [markdown]
-# COCO also has **crowds**: regions full of objects that nobody outlined one by one. An anchor on a crowd may well be on an object, so it is no background either. And since arrays have a fixed shape, ground truth comes in slots, of which most are empty: class 0, a box of zeros. A crowd has a negative class.
+# COCO also has **crowds**: regions full of objects that nobody outlined one by one. An anchor that lies on a crowd by more than half (`CROWD_COVER`) may well be on an object, so it is no background either. And since arrays have a fixed shape, ground truth comes in slots, of which most are empty: class 0, a box of zeros. A crowd has a negative class.
 
 
 # %%
@@ -180,7 +180,7 @@ theirs = mr.targets.match_with_crowds(anchors, batch["boxes"], batch["classes"],
 check("match, object", mine[0], theirs[0])
 check("match, label", mine[1], theirs[1])
 
-fig, ax = plt.subplots(figsize=(3.7, 3.7), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.2, 6.2), layout="constrained")
 mr.plots.anchors(image, config, truth, count=40, ax=ax)
 plt.show()
 
@@ -221,7 +221,7 @@ index, chosen = sample(ops.array([[1, 0, 1, -1, 0]]), 4, 1, ops.array([[0.3, 0.5
 print(np.asarray(index)[0, :3], np.asarray(chosen)[0])
 
 # %% [markdown]
-# Where do the keys come from? Not from a random generator with a state, but from a hash of the picture's seed and the anchor's number (`random_keys`). So a run that is stopped and continued draws what it would have drawn, on TensorFlow and on JAX. All together, the targets of the RPN:
+# Where do the keys come from? Not from a random generator with a state, but from a hash of the picture's seed and the anchor's number (`random_keys`). So a run that is stopped and continued draws what it would have drawn, on TensorFlow and on JAX. `RPN_STREAM` is one more number in the hash, so that the heads of chapter 08 draw other keys for the same picture. `gather(x, index)` takes for each picture of a batch its own rows of `x`: $(B, N, \ldots)$ and $(B, K)$ give $(B, K, \ldots)$. All together, the targets of the RPN:
 
 
 # %%
@@ -251,9 +251,9 @@ for name, labels in (("all anchors", label), ("sample", np.asarray(mine["label"]
 # %% [markdown]
 # ## 4. Loss
 #
-# Objectness is a yes or no. With $z$ the logit and $y$ the right answer, binary cross-entropy is $-y \log \sigma(z) - (1 - y) \log(1 - \sigma(z))$. Computed like this, $\sigma(-120)$ is 0 in float32 and its logarithm $-\infty$. The same expression, rearranged, cannot overflow:
+# Objectness is a yes or no. With $z$ the logit and $a$ the right answer, 1 or 0, binary cross-entropy is $-a \log \sigma(z) - (1 - a) \log(1 - \sigma(z))$. Computed like this, $\sigma(-120)$ is 0 in float32 and its logarithm $-\infty$. The same expression, rearranged, cannot overflow:
 #
-# $$L(z, y) = \max(z, 0) - zy + \log(1 + e^{-|z|})$$
+# $$L(z, a) = \max(z, 0) - za + \log(1 + e^{-|z|})$$
 #
 # For the deltas, **smooth L1** (Fast R-CNN, equation 3): like $|d|$, rounded to a parabola below $\beta$. $\beta = 0$ is plain L1, which is what we use.
 #
@@ -330,7 +330,7 @@ plt.show()
 # %% [markdown]
 # ## 5. From answers to proposals
 #
-# In use there is no ground truth. The RPN's 4032 answers become at most 60 proposals in five steps: on each level take the best by objectness, apply the deltas, cut at the picture's edge, suppress duplicates with NMS at 0.7 within the level, and then take the best of all levels together (FPN, section 5.1.1; Faster R-CNN, section 3.3).
+# In use there is no ground truth. The RPN's 4032 answers become at most 60 proposals in five steps: on each level take the best by objectness, apply the deltas, cut at the picture's edge, suppress duplicates with NMS at 0.7 within the level, and then take the best of all levels together (Faster R-CNN, section 3.3; that each level is thinned alone before they meet is how Detectron, the paper's code, does it).
 
 
 # %%
@@ -463,10 +463,10 @@ plt.show()
 
 # %%
 moments = [history[0], history[2], history[-1]]
-fig, axes = plt.subplots(1, 3, figsize=(5, 2), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
 for ax, (step, *_, found) in zip(axes, moments, strict=True):
     mr.plots.boxes(image, found[:10], ax=ax)
-    ax.set_title(f"step {step}", fontsize=10)
+    ax.set_title(f"step {step}")
 plt.show()
 
 # %% [markdown]
@@ -500,7 +500,35 @@ for name, (_, label) in {
     print(f"{name:<16} {int(ops.sum(label == POSITIVE)):>5} of {label.shape[0] * label.shape[1]} anchors are positive")
 
 # %% [markdown]
-# A network with such targets says "object" everywhere and is always right: its class loss falls to nearly 0 within a few steps. Its deltas try to lead every anchor of the picture to some object. A loss that falls too fast is a symptom as good as one that does not fall.
+# What does a network learn from that? Sixty steps with such targets, beside the first sixty of section 6:
+
+
+# %%
+def targets_without_guard(anchors, truth, config):
+    """As `rpn_targets`, with the match above."""
+    matched, label = match_without_guard(boxes.iou(truth["boxes"], anchors), 0.7, 0.3)
+    keys = random_keys(truth["seed"], label.shape[1], RPN_STREAM)
+    index, label = sample(label, config.rpn_batch_size, config.rpn_batch_size // 2, keys)
+    reference = ops.take(ops.convert_to_tensor(anchors), index, axis=0)
+    return {
+        "index": index,
+        "label": label,
+        "deltas": boxes.encode(gather(truth["boxes"], gather(matched, index)), reference),
+    }
+
+
+keras.utils.set_random_seed(0)
+flooded = RPN(config, targets_without_guard)
+for _, _, proposals in train(flooded, (60,)):
+    logits, target = ops.concatenate(flooded(batch)[0], axis=1), targets_without_guard(anchors, batch, config)
+    loss = float(rpn_class_loss(gather(logits, target["index"]), target["label"]))
+    print(f"class loss {loss:.4f}; of the anchors {np.mean(np.asarray(logits) > 0):.0%} are objects to it")
+    print(
+        f"recall of the best 10 at 0.5: {np.mean(best_iou(proposals, 10) >= 0.5):.2f}, with the right match {history[2][2]:.2f}"
+    )
+
+# %% [markdown]
+# A network with such targets says "object" everywhere and is always right: the class loss is near 0 after a few steps. Its deltas try to lead every anchor of the picture to some object. A loss that falls too fast is a symptom as good as one that does not fall.
 #
 # ### Break it: no sampling
 #
@@ -558,7 +586,7 @@ print(f"objects that no anchor learns, of {total}: as published {lost[match]}, o
 
 i, objects, alone, anchor, table = example
 other = table[:, anchor].argmax()
-fig, ax = plt.subplots(figsize=(2.8, 2.8), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
 colours = ["#009E73", "#E69F00", "#0072B2"]
 names = [f"{table[alone, anchor]:.2f}", f"{table[other, anchor]:.2f}", "anchor"]
 mr.plots.boxes(

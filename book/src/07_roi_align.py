@@ -23,7 +23,7 @@
 # - tell a mistake that a network can learn to undo from one that it cannot;
 # - choose the pyramid level that a RoI is read from.
 #
-# You need chapter 03 (feature maps and strides) and chapter 05 (boxes). The chapter runs in about a minute on a laptop, without a GPU or a network.
+# You need chapter 03 (feature maps and strides) and chapter 05 (boxes). The chapter runs in about half a minute on a laptop, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.
@@ -84,7 +84,7 @@ plt.show()
 # %% [markdown]
 # ## 1. RoIPool: round everything
 #
-# Fast R-CNN (section 2.1) divides the coordinates by the stride $s$ and rounds. The RoI then covers the cells from $\mathrm{round}(y_1/s)$ to $\mathrm{round}(y_2/s)$, both included: $l$ cells. These are split into $P$ bins, and since $l/P$ is rarely whole, the bins are rounded too, outwards:
+# Fast R-CNN (section 2.1) cuts the RoI into a grid of bins and takes the maximum in each. Before that, coordinates are divided by the stride $s$ and rounded; its paper does not say so, its code does (Mask R-CNN, section 3). The RoI then covers the cells from $\mathrm{round}(y_1/s)$ to $\mathrm{round}(y_2/s)$, both included: $l$ cells. These are split into $P$ bins, and since $l/P$ is rarely whole, the bins are rounded too, outwards:
 #
 # $$\text{bin } i: \quad \mathrm{round}(y_1 / s) + \left[\, \lfloor i\, l / P \rfloor,\ \lceil (i + 1)\, l / P \rceil \,\right)$$
 #
@@ -213,7 +213,7 @@ for ax, title in zip(
 ):
     ax.imshow(toy[0, :, :, 0], extent=(0, 40, 40, 0), cmap="Greys", alpha=0.35)
     for i, j in np.ndindex(5, 5):
-        ax.text(8 * j + 4, 8 * i + 4.2, f"{toy[0, i, j, 0]:.0f}", ha="center", va="center", color="0.35", fontsize=9)
+        ax.text(8 * j + 7.3, 8 * i + 1, f"{toy[0, i, j, 0]:.0f}", ha="right", va="top", color="0.25", fontsize=9)
     ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=2))
     ax.set(title=title, xlabel="x, pixels", ylabel="y, pixels", xticks=range(0, 41, 8), yticks=range(0, 41, 8))
     ax.grid(color="0.75")
@@ -352,6 +352,8 @@ plt.show()
 # ### Break it: the half forgotten
 #
 # Whoever loads weights into a network with the other convention makes this mistake. The shapes are right, nothing warns. We take the shipped model, which was trained with RoIAlign, and change nothing but its sampler.
+#
+# What it costs is told by **average precision** (AP). AP50 says how well the detections are ranked, from 0 to 1, if a detection counts as right from an IoU of 0.5 with an object of its class; AP75 asks for 0.75; AP alone is the mean over ten thresholds from 0.5 to 0.95. For mask AP the IoU is that of masks. A later chapter builds these numbers; here `mr.evaluate` gives them.
 
 
 # %%
@@ -392,7 +394,7 @@ plt.show()
 # %% [markdown]
 # **Figure 7.4.** The same weights with four samplers. The objects are found; their outlines are not.
 #
-# Without the half, AP50 hardly moves and AP75 collapses. (AP is the mean over IoU thresholds from 0.5 to 0.95 of how well detections are ranked; chapter 12 builds it. AP75 asks for an IoU of 0.75.) This is the signature of a geometric mistake: the network still sees what is there, and puts it in the wrong place, as Figure 7.4 shows. Whoever looks at AP50 alone, or at loss curves of a classifier, does not notice.
+# Without the half, AP50 hardly moves and AP75 collapses. This is the signature of a geometric mistake: the network still sees what is there, and puts it in the wrong place, as Figure 7.4 shows. Whoever looks at AP50 alone, or at loss curves of a classifier, does not notice.
 #
 # ### A fair comparison
 #

@@ -23,7 +23,7 @@
 # - write the three losses, and say which RoIs count in which of them;
 # - train a mask head on your own machine in a few seconds, and measure it.
 #
-# You need chapters 05 (IoU, deltas), 06 (matching and sampling) and 07 (RoIAlign). The chapter runs in about a minute on a laptop, without a GPU or a network.
+# You need chapters 05 (IoU, deltas), 06 (matching and sampling) and 07 (RoIAlign). The chapter runs in about half a minute on a laptop, without a GPU or a network.
 
 # %%
 # On Colab or Binder: install what is missing. At home this does nothing.
@@ -180,7 +180,7 @@ for name, mine, theirs in zip(("logits", "deltas"), box_head(roi_features), mode
 #
 # $$L_\text{class} = -\frac{1}{S} \sum_{i=1}^{S} \log p_i(c_i) \qquad L_\text{box} = \frac{1}{S} \sum_{i:\, c_i > 0} \left\lVert t_i(c_i) - t_i^* \right\rVert_1$$
 #
-# $S$ is the number of sampled RoIs, the same in both. So a positive weighs as much whether it is alone in its picture or one of many. A background RoI has no box; nothing can be asked of its deltas.
+# $S$ is the number of sampled RoIs, the same in both. So a positive weighs as much whether it is alone in its picture or one of many. A background RoI has no box; nothing can be asked of its deltas. `sum_where(x, mask)` adds up `x` where the mask holds, `mean_where` averages there, and both give 0 where it holds nowhere; `smooth_l1` is that of chapter 06.
 
 
 # %%
@@ -439,7 +439,7 @@ some = rng.normal(size=(10, 14, 14, 48)).astype("float32"), rng.integers(1, 4, 1
 check("mask head", mask_head(some), model.mask_head(some))
 
 # %% [markdown]
-# What does decoupling look like? Take the RoI of one object and ask the shipped head for a circle, for a square and for a triangle.
+# What does decoupling look like? Take the RoI of one object and ask the shipped head for a circle, for a square and for a triangle. `pool_from_pyramid` is RoIAlign on the level that suits the RoI (chapter 07, sections 3 and 7).
 
 # %%
 detected = one.candidates[one.kept][0]
@@ -459,11 +459,11 @@ plt.show()
 print("it is a", model.class_names[one.candidate_classes[one.kept][0]])
 
 # %% [markdown]
-# **Figure 8.4.** One RoI and the three masks that the head could give. Only the asked one is computed in detection.
+# **Figure 8.4.** One RoI and the three masks that the head could give, probabilities from 0 (dark) to 1 (yellow). Only the mask that is asked for is computed in detection.
 #
 # ### Loss and training
 #
-# The **mask loss** is binary cross-entropy of the true class's mask, averaged over the cells of the positive RoIs (paper, section 3). Whether the other classes' masks are right does not matter, and they get no gradient from this RoI: in Figure 8.4 the masks of the wrong classes were never trained on such an object.
+# The **mask loss** is binary cross-entropy of the true class's mask, averaged over the cells of the positive RoIs (paper, section 3). Whether the other classes' masks are right does not matter, and they get no gradient from this RoI. So a wrong question gets no sensible answer: the kernels for squares and triangles have never been trained on a circle, and in Figure 8.4 they find scraps of an edge.
 
 
 # %%

@@ -27,7 +27,7 @@ import maskrcnn_edu as mr
 
 
 # %%
-def smooth(picture, weight=0.1, step=6):
+def smooth(picture, weight=0.1, step=10):
     flat = restoration.denoise_tv_chambolle(picture, weight=weight, channel_axis=-1)
     return (np.rint(255 * flat / step) * step).astype("uint8")
 

@@ -1,5 +1,7 @@
 """The notebooks: generated from their sources, up to date, clean to look at, and running from a clean kernel."""
 
+import base64
+import io
 import os
 import re
 import resource
@@ -8,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 jupytext = pytest.importorskip("jupytext", reason="needs the extra `book`")
 nbformat = pytest.importorskip("nbformat")
@@ -130,3 +134,15 @@ def test_runs(source, stored, tmp_path):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert time.monotonic() - begin <= SECONDS
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 <= BYTES  # the largest so far
+
+
+def test_stored_pictures_keep_their_colours():
+    """Colours of surfaces are stored exactly, however near to each other; of a photograph's each is near its own."""
+    greys = np.repeat(np.arange(240, 255, dtype=np.uint8).reshape(3, 5), 40, 0).repeat(40, 1)
+    chart = np.stack([greys] * 3, axis=2)
+    chart[20] = np.linspace(0, 255, 600, dtype=np.uint8).reshape(200, 3)  # a line that shades off
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    for picture, most in ((chart, 0), (noise, 80)):
+        stored = Image.open(io.BytesIO(base64.b64decode(build._with_palette(build._packed(Image.fromarray(picture))))))
+        difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - picture)
+        assert stored.mode == "P" and np.delete(difference, 20, axis=0).max() <= most
