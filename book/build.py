@@ -37,6 +37,7 @@ const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("
 const code = new Blob([await new Response(stream).text()], { type: "text/javascript" });
 export default (await import(URL.createObjectURL(code))).default;
 """  # a widget's code: every widget brings the same 20 kB along
+LISTS = re.compile(r"\[\n\s+[\d.e+-]+(?:,\n\s+[\d.e+-]+)*\n\s*\]")  # of numbers: a line for each, not one a number
 MACHINE = re.compile(r"(?<![\w.$}~*:/-])/(?:hom[e]|roo[t]|tm[p]|User[s]|wor[k]|op[t]|us[r])/\w|\b[A-Z]:\\\\?User[s]")
 
 
@@ -68,7 +69,7 @@ def build(source: Path) -> int:
     clean(notebook)
     shrink(notebook)
     notebook.metadata["book"]["digests"] = digests(source)
-    text = nbformat.writes(notebook) + "\n"
+    text = LISTS.sub(lambda numbers: " ".join(numbers[0].split()), nbformat.writes(notebook)) + "\n"
     problems = complaints(notebook, len(text.encode()))
     if problems:
         sys.exit(f"\n{source.stem}: " + "\n".join(problems))
