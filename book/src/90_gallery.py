@@ -12,7 +12,7 @@
 # %% [markdown]
 # # 90 · Gallery
 #
-# Every plot and widget of `maskrcnn_edu`, each with the one line that makes it: [`plots`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/plots/__init__.py) draw still pictures, [`widgets`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/widgets/__init__.py) are moved by hand. They take your own images, boxes, datasets and models in the same way. The page runs in half a minute.
+# Every plot and widget of `maskrcnn_edu`, each with the one line that makes it: [`plots`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/plots/__init__.py) draw still pictures, [`widgets`](https://github.com/maskrcnn-edu/maskrcnn_edu/blob/main/maskrcnn_edu/widgets/__init__.py) are moved by hand. They take your own images, boxes, datasets and models in the same way. The page runs in three quarters of a minute.
 
 # %%
 import keras

@@ -52,8 +52,9 @@ def activations(model, image, layer, *, level=0, roi=0, channels=16, columns=8):
     sheet, grid = panels(_channel_titles(chosen, maps), side_by_side, aspect, width, largest=WIDTH)
     for ax, one in zip(grid, maps, strict=True):
         shown = ax.imshow(one, interpolation="nearest", **scale)
-    sheet.set_figheight(sheet.get_figheight() + 0.7)
-    bar = sheet.colorbar(shown, ax=grid, location="bottom", shrink=0.5, fraction=0.08, pad=0.01, aspect=40)
+    height = sheet.get_figheight() + 0.6
+    sheet.set_figheight(height)
+    bar = sheet.colorbar(shown, ax=grid, location="bottom", shrink=0.5, fraction=0.12 / height, pad=0.01, aspect=40)
     bar.ax.tick_params(labelsize=7)
     sheet.suptitle(f"{layer}: {what}", fontsize=9)
     return sheet
