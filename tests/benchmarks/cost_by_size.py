@@ -58,15 +58,16 @@ def main():
 def draw(results, path):
     from matplotlib.figure import Figure
 
+    from maskrcnn_edu.plots import COLOURS
+
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for ax, name, label in zip(axes, ("seconds", "gigabytes"), ("seconds an image", "peak memory, GB"), strict=True):
         for depth, line in zip(DEPTHS, ("-", "--"), strict=True):
-            for batch, mark in zip(BATCHES, "os^", strict=True):
+            for batch, mark, colour in zip(BATCHES, "os^", COLOURS, strict=False):
                 own = [r for r in results if (r["depth"], r["batch"]) == (depth, batch)]
-                ax.plot(
-                    [r["short"] for r in own], [r[name] for r in own], line + mark, label=f"R{depth}, batch {batch}"
-                )
+                sides, values = [r["short"] for r in own], [r[name] for r in own]
+                ax.plot(sides, values, line + mark, color=colour, label=f"ResNet-{depth}, batch {batch}")
         ax.set(xlabel="short side, pixels", ylabel=label, xticks=SHORT_SIDES, ylim=(0, None))
     axes[0].legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=130)
