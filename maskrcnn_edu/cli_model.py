@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from maskrcnn_edu.config import CHOICES, Config
+from maskrcnn_edu.config import Config
+from maskrcnn_edu.config_values import CHOICES
 from maskrcnn_edu.errors import InputError
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import maskrcnn_edu as mr
-from maskrcnn_edu.config import ANY_SIGN, CHOICES, FRACTIONS, MAY_BE_EMPTY, MAY_BE_ZERO, PRESETS
+from maskrcnn_edu.config import PRESETS
+from maskrcnn_edu.config_values import ANY_SIGN, CHOICES, FRACTIONS, MAY_BE_EMPTY, MAY_BE_ZERO
 
 Config = mr.Config
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
