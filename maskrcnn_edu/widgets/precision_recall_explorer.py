@@ -1,8 +1,5 @@
 """PrecisionRecallExplorer: matches, precision, recall and average precision as the IoU and score thresholds move."""
 
-import contextlib
-import io
-
 import numpy as np
 import traitlets
 
@@ -16,9 +13,6 @@ from maskrcnn_edu.widgets.base import (
     ORANGE,
     RED,
     Widget,
-    checked_boxes,
-    checked_classes,
-    checked_scores,
     draw_boxes,
     fraction,
     panels,
@@ -26,10 +20,10 @@ from maskrcnn_edu.widgets.base import (
     picture_url,
     toy,
 )  # fmt: skip
+from maskrcnn_edu.widgets.boxes_in_rows import evaluated, rows_of
 
 MOST = 3000  # detections and objects together
 MOST_PICTURES = 12
-PER_IMAGE = 100  # detections of a class on an image, as COCO counts
 
 
 class PrecisionRecallExplorer(Widget):
@@ -68,8 +62,8 @@ class PrecisionRecallExplorer(Widget):
             raise InputError(
                 f"detections and truth are lists of {told[0]} and {told[1]} images; give one entry an image."
             )
-        self._found = _rows(detections, "detections")
-        self._objects = _rows(truth, "truth")
+        self._found = rows_of(detections, "detections")
+        self._objects = rows_of(truth, "truth")
         if len(self._found) + len(self._objects) > MOST:
             raise InputError(
                 f"detections has {len(self._found)} boxes and truth {len(self._objects)}, too many to follow; give "
@@ -137,35 +131,7 @@ class PrecisionRecallExplorer(Widget):
         return hits / (hits + misses) if hits + misses else 0.0
 
     def _evaluated(self):
-        """pycocotools' matches of the detections and AP by class at `iou_threshold`."""
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        matches, ap = np.zeros(len(self._found), int), np.full(len(self.names), -1.0)
-        if not len(self._objects):
-            return matches, ap
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth, found = (COCO() for _ in range(2))
-            frame = {
-                "images": [{"id": i} for i in range(len(self.sizes))],
-                "categories": [{"id": i} for i in range(1, len(self.names))],
-            }
-            truth.dataset = {**frame, "annotations": _annotations(self._objects, crowd=True)}
-            found.dataset = {**frame, "annotations": _annotations(self._found, crowd=False)}
-            for part in (truth, found):
-                part.createIndex()
-            run = COCOeval(truth, found, "bbox")
-            run.params.iouThrs, run.params.maxDets = np.array([self.iou_threshold]), [PER_IMAGE]
-            run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
-            run.evaluate()
-            run.accumulate()
-        for entry in filter(None, run.evalImgs):
-            of = np.array(entry["dtIds"], int) - 1
-            matches[of] = np.where(entry["dtIgnore"][0], -1, entry["dtMatches"][0] > 0)
-        for number, values in enumerate(np.moveaxis(run.eval["precision"][0, :, :, 0, 0], -1, 0), start=1):
-            if (values > -1).any():
-                ap[number] = values.mean()
-        return matches, ap
+        return evaluated(self._found, self._objects, len(self.sizes), len(self.names), self.iou_threshold)
 
     def summary(self):
         return (
@@ -345,40 +311,6 @@ function render({ model, el }) {
   });
 }
 """
-
-
-def _rows(images, name):
-    """Boxes of all images as rows (N, 7) float32: image, class, score (detections) or crowd (truth), and the box."""
-    rows = [np.zeros((0, 7), np.float32)]
-    for i, of_image in enumerate(images):
-        missing = [field for field in ("boxes", "classes") if not hasattr(of_image, field)]
-        if missing:
-            raise InputError(
-                f"{name}[{i}] is a {type(of_image).__name__} without {missing[0]}; give Detections or Instances."
-            )
-        boxes = checked_boxes(of_image.boxes, f"{name}[{i}].boxes")
-        classes = checked_classes(of_image.classes, len(boxes), f"{name}[{i}].classes")
-        if name == "detections":
-            third = checked_scores(of_image.scores, len(boxes), f"{name}[{i}].scores")
-        else:
-            third = classes < 0
-        table = np.column_stack([np.full(len(boxes), i), abs(classes), third, boxes]).astype(np.float32)
-        if name == "detections":
-            table = table[np.argsort(-table[:, 2], kind="stable")]
-            table = np.concatenate([rows[0], *(table[table[:, 1] == c][:PER_IMAGE] for c in np.unique(table[:, 1]))])
-        rows.append(table)
-    return np.ascontiguousarray(np.concatenate(rows))
-
-
-def _annotations(rows, crowd):
-    return [
-        {
-            "id": number, "image_id": int(row[0]), "category_id": int(row[1]), "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": (x2 - x1) * (y2 - y1), **({"iscrowd": int(row[2])} if crowd else {"score": row[2], "iscrowd": 0}),
-        }
-        for number, row in enumerate(rows.tolist(), start=1)
-        for y1, x1, y2, x2 in [row[3:]]
-    ]  # fmt: skip
 
 
 def _toy_results():
